@@ -1,0 +1,83 @@
+"""efface: attribute unlearning for vision models, and an audit of what is left.
+
+Names are loaded when first used: ``import efface`` is light and has no side effects.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AttributeDataset": "efface.data.dataset",
+    "AuditConfig": "efface.config",
+    "AuditResult": "efface.audit",
+    "Config": "efface.config",
+    "DataConfig": "efface.config",
+    "EffaceError": "efface.errors",
+    "EngineConfig": "efface.config",
+    "MethodConfig": "efface.config",
+    "ModelConfig": "efface.config",
+    "ObjectiveWeights": "efface.objectives",
+    "UnlearnedModel": "efface.methods",
+    "audit": "efface.audit",
+    "build_model": "efface.models",
+    "find_config": "efface.experiments",
+    "load_dataset": "efface.data.load",
+    "render_report": "efface.report",
+    "run": "efface.experiments",
+    "split": "efface.models",
+    "unlearn": "efface.methods",
+}
+
+if TYPE_CHECKING:
+    from efface.audit import AuditResult, audit
+    from efface.config import AuditConfig, Config, DataConfig, EngineConfig, MethodConfig, ModelConfig
+    from efface.data.dataset import AttributeDataset
+    from efface.data.load import load_dataset
+    from efface.errors import EffaceError
+    from efface.experiments import find_config, run
+    from efface.methods import UnlearnedModel, unlearn
+    from efface.models import build as build_model
+    from efface.models import split
+    from efface.objectives import ObjectiveWeights
+    from efface.report import render_report
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'efface' has no attribute {name!r}")
+    home = import_module(_HOMES[name])
+    # A submodule of the same name (efface.audit) must not shadow the function once it is imported.
+    value = getattr(home, {"build_model": "build"}.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
+
+
+__all__ = [
+    "AttributeDataset",
+    "AuditConfig",
+    "AuditResult",
+    "Config",
+    "DataConfig",
+    "EffaceError",
+    "EngineConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "ObjectiveWeights",
+    "UnlearnedModel",
+    "audit",
+    "build_model",
+    "find_config",
+    "load_dataset",
+    "render_report",
+    "run",
+    "split",
+    "unlearn",
+]

@@ -1,0 +1,44 @@
+"""Attackers, one file each: ``ATTACKERS`` maps the names of settings and reports to their classes."""
+
+from __future__ import annotations
+
+from efface.audit.attackers.base import Attacker, Budget, FeatureView, FittedAttacker
+from efface.audit.attackers.linear import LinearAttacker
+from efface.audit.attackers.mlp import PooledAttacker
+from efface.audit.attackers.resnet import ResNetAttacker
+from efface.errors import AuditError, did_you_mean, expected
+
+ATTACKERS: dict[str, type[Attacker]] = {}
+
+
+def register(attacker: type[Attacker]) -> type[Attacker]:
+    """Make an attacker known by its name; also a class decorator.
+
+    Raises:
+        AuditError: The name is taken.
+    """
+    if attacker.name in ATTACKERS:
+        raise AuditError(expected("name", "a name that no attacker has yet", attacker.name))
+    ATTACKERS[attacker.name] = attacker
+    return attacker
+
+
+def build_attacker(name: str) -> Attacker:
+    """Return a new attacker by name.
+
+    Raises:
+        AuditError: The name is unknown.
+
+    Example:
+        >>> build_attacker("linear").name
+        'linear'
+    """
+    if name not in ATTACKERS:
+        raise AuditError(f"Unknown attacker {name!r}. {did_you_mean(name, ATTACKERS)} Try `efface ls attackers`.")
+    return ATTACKERS[name]()
+
+
+for _attacker in (ResNetAttacker, PooledAttacker, LinearAttacker):
+    register(_attacker)
+
+__all__ = ["ATTACKERS", "Attacker", "Budget", "FeatureView", "FittedAttacker", "build_attacker", "register"]

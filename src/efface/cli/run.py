@@ -1,0 +1,52 @@
+"""``efface run``: the main job, end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from efface.cli.app import app, console
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="A preset (efface ls presets) or a YAML file.", show_default=False)],
+    data: Annotated[
+        str | None, typer.Option(help="Data set in place of data.source: a folder, or a Hugging Face hub name.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as engine.epochs=5. May be repeated."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME, numbered if taken.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run was, equal to the bit.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Train the original model, unlearn the attributes, attack both with fresh attackers, write the report.
+
+    Everything goes into one run folder: config.yaml, metrics.jsonl, model.safetensors (the original architecture's own
+    keys), audit.json, report.html, README.md (a model card).
+
+    Examples:
+
+      efface run toyfaces-smiling-glasses
+
+      efface run utkface-gender-race --data DIR
+
+      efface run my.yaml --set engine.epochs=5 --set method.removal_weight=2 --out runs/mine --resume
+    """
+    from efface.experiments import find_config
+    from efface.experiments import run as make_run
+
+    overrides = list(set_ or [])
+    if data is not None:
+        overrides.insert(0, f"data.source={data!r}")
+    settings = find_config(config, overrides)
+    result = make_run(
+        settings, out, resume=resume, overwrite=overwrite, progress=not quiet, console=console
+    )
+    console.print(result.audit.summary(), highlight=False, markup=False)
+    console.print(f"Report: {result.report}", highlight=False, soft_wrap=True)

@@ -1,0 +1,221 @@
+"""The configuration of a run: frozen, strict, read from YAML and written back.
+
+Every setting has a default, a unit and a line of explanation; unknown names are refused with the nearest valid one.
+``fingerprint`` identifies a configuration, so that a checkpoint is never resumed under another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from efface.errors import ConfigError, Problems, did_you_mean, expected
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, no unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """What is read, and which columns are the task and the attributes."""
+
+    source: str = Field("toyfaces", description="hub name, folder, or toyfaces")
+    target: str = Field("smiling", description="column of the main task y")
+    attributes: tuple[str, ...] = Field(("glasses",), min_length=1, description="columns z to unlearn")
+    layout: Literal["auto", "hub", "parquet", "folder", "celeba", "fairface", "toyfaces"] = "auto"
+    image_column: str | None = Field(None, description="column with the images; None finds it")
+    size: Positive | None = Field(None, description="images are decoded to size×size pixels; None keeps square ones")
+    limit: Positive | None = Field(None, description="at most so many images per split (a seeded draw)")
+    validation_fraction: Fraction = Field(0.1, description="taken out of train where the source has no validation")
+    test_fraction: Fraction = Field(0.2, description="taken out of train where the source has no test")
+    flip: bool = Field(True, description="mirror training images at random")
+    shift: int = Field(4, ge=0, description="shift training images by up to so many pixels")
+    cache: Path | None = Field(None, description="folder of decoded images; None: $EFFACE_CACHE or ~/.cache/efface")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the source (toyfaces: n, correlation)")
+
+
+class ModelConfig(Section):
+    """The network and where it is cut."""
+
+    name: str = Field("resnet18", description="timm or torchvision name, or module:function")
+    at: str | tuple[str, ...] = Field("layer2", description="named layer(s): the released features are its output")
+    stem: Literal["auto", "small", "standard"] = Field("auto", description="small: 3×3 stride 1, for images up to 40")
+    weights: Path | None = Field(None, description="trained weights (.safetensors, .pt) to start from")
+    options: dict[str, Any] = Field(default_factory=dict, description="passed to the model's constructor")
+
+
+class MethodConfig(Section):
+    """How attributes are unlearned. Weights multiply mutual information in nats per image (THEORY, claim 2)."""
+
+    name: str = Field("detachment", description="`efface ls methods`")
+    variant: Literal["conditional", "paper"] = "conditional"
+    init: Literal["scratch", "original"] = Field("original", description="start from fresh or from trained weights")
+    input_weight: Weight = Field(0.002, description="λ1, on I(h;x), or I(h;x|z) if conditional")
+    target_weight: Weight = Field(1.0, description="λ2, on I(h;y)")
+    removal_weight: Weight = Field(2.0, description="λ3, on I(h;z), or I(h;z|y) if conditional")
+    attribute_weights: dict[str, Weight] = Field(default_factory=dict, description="factor per attribute; default 1")
+    warmup: Fraction = Field(0.15, description="share of training over which the removal weight rises from 0")
+    heads: tuple[str, ...] = Field(("conv", "pooled"), min_length=1, description="kinds of removal heads")
+    removal: Literal["confusion", "reversal", "vclub"] = Field("confusion", description="what the extractor minimises")
+    inner_steps: Positive = Field(2, description="steps of the removal heads per step of the extractor")
+    restart_every: int = Field(0, ge=0, description="epochs after which one removal head starts afresh; 0: never")
+    head_lr: float = Field(2e-3, gt=0, description="learning rate of the removal heads")
+    head_width: Positive = Field(128, description="channels of the auxiliary heads")
+    decoder_width: Positive = Field(64, description="channels of the decoder")
+    training: Literal["cross_entropy", "contrastive"] = Field("cross_entropy", description="how target heads learn")
+    temperature: float = Field(0.1, gt=0, description="of the supervised contrastive loss")
+
+
+class EngineConfig(Section):
+    """The training loop."""
+
+    schedule: Literal["local", "end_to_end"] = "local"
+    epochs: Positive = Field(10, description="epochs of the unlearning run")
+    original_epochs: Positive | None = Field(None, description="epochs of the original model; None: as `epochs`")
+    batch_size: Positive = 128
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(2e-3, gt=0, description="peak learning rate; warm-up, then cosine")
+    lr_warmup: Fraction = 0.1
+    weight_decay: Weight = 0.05
+    label_smoothing: Fraction = 0.0
+    grad_clip: float | None = Field(5.0, gt=0, description="largest gradient norm per block; None: no clipping")
+    precision: Literal["auto", "bf16-mixed", "16-mixed", "32-true"] = Field("auto", description="auto: bf16-mixed")
+    device: str = Field("auto", description="auto, cpu, cuda, mps")
+    devices: Positive = Field(1, description="processes of data-parallel training")
+    threads: Positive | None = Field(None, description="CPU threads; None: all cores")
+    checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: one per epoch")
+    log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
+
+
+class AuditConfig(Section):
+    """Who attacks, and how long."""
+
+    attackers: tuple[str, ...] = Field(("resnet18", "mlp", "linear"), min_length=1)
+    split: Literal["test", "validation"] = "test"
+    epochs: Positive = Field(12, description="most epochs of an attacker; validation picks the best")
+    batch_size: Positive = 256
+    resamples: Positive = Field(2000, description="bootstrap resamples over people")
+    confidence: float = Field(0.95, gt=0, lt=1)
+    reconstruction: bool = Field(True, description="train decoders afresh, before and after")
+    reconstruction_epochs: Positive = 6
+    faces: Positive = Field(8, description="people shown in the reconstruction figure")
+
+
+class Config(Section):
+    """A whole run.
+
+    Example:
+        >>> Config(name="mine").engine.schedule
+        'local'
+    """
+
+    name: str = "run"
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    method: MethodConfig = MethodConfig()
+    engine: EngineConfig = EngineConfig()
+    audit: AuditConfig = AuditConfig()
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits over every setting that changes the trained weights."""
+        relevant = self.model_dump(mode="json", include={"seed", "data", "model", "method", "engine"})
+        relevant["data"].pop("cache")
+        for name in ("checkpoint_every", "log_every"):
+            relevant["engine"].pop(name)
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        """Return the configuration as YAML, defaults written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Config:
+        """Build from nested dictionaries; raise ConfigError with all problems at once."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = Problems(ConfigError)
+            for detail in error.errors():
+                problems.add(_explain(detail))
+            problems.raise_if_any()
+            raise
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Iterable[str] = ()) -> Config:
+        """Read a YAML file and apply ``section.name=value`` overrides."""
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"Cannot read the configuration {str(path)!r}: {error}.") from None
+        if not isinstance(values, dict):
+            raise ConfigError(expected(str(path), "a YAML mapping of settings", type(values).__name__))
+        return cls.from_mapping(override(values, overrides))
+
+    def updated(self, overrides: Iterable[str]) -> Config:
+        """Return a copy with ``section.name=value`` overrides applied."""
+        return Config.from_mapping(override(self.model_dump(), overrides))
+
+
+def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Apply ``a.b=value`` overrides (values are YAML) to nested mappings; return a new one.
+
+    Example:
+        >>> override({"engine": {"epochs": 3}}, ["engine.epochs=5", "seed=1"])
+        {'engine': {'epochs': 5}, 'seed': 1}
+    """
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    problems = Problems(ConfigError)
+    for text in overrides:
+        dotted, separator, raw = text.partition("=")
+        if not separator or not dotted:
+            problems.add(expected("--set", "section.name=value", text, "For example: --set engine.epochs=5"))
+            continue
+        *parents, leaf = dotted.strip().split(".")
+        node: Any = result
+        for parent in parents:
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            problems.add(f"--set {text}: {'.'.join(parents)!r} is a value, not a section.")
+            continue
+        try:
+            node[leaf] = yaml.safe_load(raw)
+        except yaml.YAMLError:
+            problems.add(f"--set {text}: {raw!r} is not a YAML value.")
+    problems.raise_if_any()
+    return result
+
+
+def _explain(detail: Any) -> str:
+    """One line for one of pydantic's findings: where, what was expected, what was given, what to try."""
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        parents = [str(part) for part in detail["loc"][:-1]]
+        return f"Unknown setting `{where}`. {did_you_mean(str(detail['loc'][-1]), _names(parents))}"
+    wanted = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"`{where}`: {wanted}, but got {detail['input']!r}."
+
+
+def _names(parents: list[str]) -> list[str]:
+    """Names that are valid in a section."""
+    model: type[BaseModel] = Config
+    for parent in parents:
+        annotation = model.model_fields[parent].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

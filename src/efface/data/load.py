@@ -1,0 +1,140 @@
+"""``load_dataset``: one call from a name or folder to an ``AttributeDataset``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from efface.config import DataConfig
+from efface.data.dataset import AttributeDataset
+from efface.errors import DataError, Problems, did_you_mean, expected
+
+LAYOUTS: tuple[str, ...] = get_args(DataConfig.model_fields["layout"].annotation)
+CELEBA_SIZE = 64
+"""Pixels for CelebA where no size is asked for: its images are not square."""
+
+
+def load(config: DataConfig, seed: int = 0, progress: bool = True) -> AttributeDataset:
+    """Read the data set that a configuration describes; see ``load_dataset``."""
+    return load_dataset(
+        config.source,
+        target=config.target,
+        attributes=config.attributes,
+        layout=config.layout,
+        image_column=config.image_column,
+        size=config.size,
+        limit=config.limit,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        cache=config.cache,
+        seed=seed,
+        progress=progress,
+        **config.options,
+    )
+
+
+def load_dataset(
+    source: str | Path,
+    *,
+    target: str,
+    attributes: str | Sequence[str],
+    layout: str = "auto",
+    image_column: str | None = None,
+    size: int | None = None,
+    limit: int | None = None,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    cache: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **options: Any,
+) -> AttributeDataset:
+    """Read, decode (once) and split a data set of images with labels.
+
+    Args:
+        source: Hugging Face hub name; folder of parquet files; image folder with ``metadata.csv``; official CelebA or
+            FairFace folder; or ``toyfaces``.
+        target: Column of the main task.
+        attributes: Column or columns to unlearn.
+        layout: ``auto`` looks at the folder and the columns; see docs/data.md.
+        image_column: Column with the images; None finds it.
+        size: Images become size×size pixels (centre crop, resize); None keeps square ones, and means 64 for CelebA.
+        limit: At most so many images per split.
+        validation_fraction: Share of train taken out where the source has no validation split.
+        test_fraction: Share of train taken out where the source has no test split.
+        cache: Folder of decoded images; None: ``$EFFACE_CACHE`` or ``~/.cache/efface``.
+        seed: Of the splits that are drawn, of ``limit`` and of toyfaces.
+        progress: Show a bar while decoding.
+        **options: Of the source. Hub: ``config``, ``revision``, ``data_dir``. toyfaces: ``n``, ``correlation``.
+
+    Returns:
+        The data set; ``warnings`` counts what was dropped and why.
+
+    Raises:
+        DataError: The source can't be read, or lacks what was asked for; all such problems at once.
+
+    Example:
+        >>> data = load_dataset("toyfaces", target="smiling", attributes="glasses", n=200, progress=False)
+        >>> data.image_shape, data.target.name
+        ((3, 48, 48), 'smiling')
+    """
+    names = [attributes] if isinstance(attributes, str) else list(attributes)
+    fractions = {"validation": validation_fraction, "test": test_fraction}
+    _check_arguments(layout, names, size, limit, fractions)
+    if str(source) == "toyfaces" or layout == "toyfaces":
+        return _toyfaces(target, names, size, seed, fractions, options).limited(limit, seed)
+
+    from efface.data.sources.assemble import assemble
+    from efface.data.sources.open import convention, open_source
+    from efface.data.store import open_store
+
+    opened = open_source(str(source), layout, image_column, options)
+    kind = layout if layout in ("celeba", "fairface") else convention(opened)
+    store = open_store(opened, size or (CELEBA_SIZE if kind == "celeba" else None), _path(cache), progress)
+    return assemble(opened, store, target, names, fractions, seed, kind).limited(limit, seed)
+
+
+def _check_arguments(
+    layout: str, attributes: list[str], size: int | None, limit: int | None, fractions: dict[str, float]
+) -> None:
+    """Tell of every argument out of range."""
+    problems = Problems(DataError)
+    if layout not in LAYOUTS:
+        problems.add(expected("data.layout", "a known layout", layout, did_you_mean(layout, LAYOUTS)))
+    if not attributes:
+        problems.add(expected("data.attributes", "at least one column to unlearn", attributes))
+    for name, value in (("size", size), ("limit", limit)):
+        if value is not None and value < 1:
+            problems.add(expected(f"data.{name}", "an integer larger than 0", value))
+    for name, fraction in fractions.items():
+        if not 0 <= fraction < 1:
+            problems.add(expected(f"data.{name}_fraction", "at least 0 and less than 1", fraction))
+    problems.raise_if_any()
+
+
+def _toyfaces(
+    target: str,
+    attributes: list[str],
+    size: int | None,
+    seed: int,
+    fractions: dict[str, float],
+    options: dict[str, Any],
+) -> AttributeDataset:
+    """Draw faces; ``options`` are ``n`` and ``correlation``."""
+    from efface.data.toyfaces import load_toyfaces
+
+    valid = ("n", "correlation")
+    problems = Problems(DataError)
+    for option in options:
+        if option not in valid:
+            problems.add(f"Unknown option {option!r} of toyfaces. {did_you_mean(option, valid)}")
+    problems.raise_if_any()
+    if size is not None:
+        options = {**options, "size": size}
+    validation, test = fractions["validation"], fractions["test"]
+    return load_toyfaces(target, attributes, seed=seed, validation_fraction=validation, test_fraction=test, **options)
+
+
+def _path(cache: str | Path | None) -> Path | None:
+    return None if cache is None else Path(cache)

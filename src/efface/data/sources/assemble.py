@@ -1,0 +1,81 @@
+"""From a decoded source to a data set: the chosen columns, the usable rows, the splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from efface.data.dataset import AttributeDataset, build_schema
+from efface.data.schema import MISSING
+from efface.data.sources.base import Source
+from efface.data.sources.splits import make_splits, without_duplicates
+from efface.data.store import Store
+from efface.errors import DataError, Problems, did_you_mean
+
+
+def assemble(
+    source: Source,
+    store: Store,
+    target: str,
+    attributes: list[str],
+    fractions: Mapping[str, float],
+    seed: int,
+    kind: str,
+) -> AttributeDataset:
+    """Choose columns and splits of a decoded source.
+
+    Args:
+        source: Names the data set.
+        store: Its decoded images and labels.
+        target: Column of the main task; rows without it are dropped and counted.
+        attributes: Columns to unlearn; the first one and the target make the strata of drawn splits.
+        fractions: Shares of train for the splits ``validation`` and ``test``, where the source lacks them.
+        seed: Of drawn splits.
+        kind: ``fairface`` reads the published validation part as the test split.
+
+    Raises:
+        DataError: A column is unknown or not one of classes, or a split is empty or of one class.
+    """
+    _check_columns(store, target, attributes)
+    usable = np.ones(len(store.images), bool)
+    usable[store.unreadable] = False
+    labelled = store.labels[target] != MISSING
+    warnings = list(store.warnings)
+    unlabelled = int((usable & ~labelled).sum())
+    if unlabelled:
+        warnings.append(f"{unlabelled} images have no {target!r}, the target; dropped.")
+    usable &= labelled
+    split = store.split
+    if kind == "fairface" and not (split == 2).any():
+        # FairFace publishes two parts, and papers report on the one that it calls validation.
+        split = np.where(split == 1, 2, split).astype(np.int8)
+    strata = np.stack([store.labels[target], store.labels[attributes[0]]], axis=1)
+    splits, remarks = without_duplicates(make_splits(split, usable, strata, fractions, seed), store.hashes)
+    digest = hashlib.sha256(store.key.encode())
+    for name, rows in splits.items():
+        digest.update(name.encode() + rows.astype(np.int64).tobytes())
+    return AttributeDataset(
+        images=store.images,
+        labels=store.labels,
+        splits=splits,
+        schema=build_schema(store.labels, store.classes, splits, target, attributes),
+        name=source.name,
+        fingerprint=digest.hexdigest()[:20],
+        warnings=(*warnings, *remarks),
+    )
+
+
+def _check_columns(store: Store, target: str, attributes: list[str]) -> None:
+    """Tell of every named column that is unknown, or known but not one of classes."""
+    problems = Problems(DataError)
+    for name in dict.fromkeys((target, *attributes)):
+        if name in store.refused:
+            similar = [other for other in store.labels if other.startswith(f"{name}_")]
+            problems.add(f"Column {name!r} {store.refused[name]}" + (f" Use {similar[0]!r}." if similar else ""))
+        elif name not in store.labels:
+            problems.add(f"No column {name!r} with labels. {did_you_mean(name, store.labels)}")
+        elif name == target and not (store.labels[name] != MISSING).any():
+            problems.add(f"Every label of the target {name!r} is missing.")
+    problems.raise_if_any()

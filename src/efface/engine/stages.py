@@ -1,0 +1,97 @@
+"""A stage: one block with its loss, its adversary and the optimisers of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import Optimizer
+
+from efface.config import EngineConfig
+from efface.engine.devices import distribute
+from efface.engine.optim import build_optimizer, set_rate
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a method hands to the engine for one block.
+
+    Attributes:
+        block: The part of the network.
+        objective: ``(features, batch, progress) -> Terms``; its own parameters learn with the block.
+        adversary: ``(detached features, batch) -> Terms`` and ``restart(turn)``; learns on its own, first.
+        adversary_lr: Peak learning rate of the adversary.
+        inner_steps: Steps of the adversary per step of the block.
+        restart_every: Epochs after which a part of the adversary starts afresh; 0: never.
+    """
+
+    block: nn.Module
+    objective: nn.Module
+    adversary: nn.Module | None = None
+    adversary_lr: float = 1e-3
+    inner_steps: int = 1
+    restart_every: int = 0
+
+
+class Stage:
+    """A part with its optimisers, ready to step.
+
+    Args:
+        part: Block, objective and adversary.
+        fabric: Device, precision and processes.
+        config: Optimiser and rates.
+    """
+
+    def __init__(self, part: Part, fabric: Fabric, config: EngineConfig):
+        self.part = part
+        self.config = config
+        modules = [part.block, part.objective]
+        self.optimizer = build_optimizer(modules, config, config.lr)
+        adversary = [part.adversary] if part.adversary is not None else []
+        self.adversary_optimizer = build_optimizer(adversary, config, part.adversary_lr)
+        self.block = distribute(fabric, part.block)
+        self.objective = distribute(fabric, part.objective)
+        self.adversary = distribute(fabric, part.adversary) if part.adversary is not None else None
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Block, objective and adversary, unwrapped."""
+        return [m for m in (self.part.block, self.part.objective, self.part.adversary) if m is not None]
+
+    def optimizers(self) -> list[Optimizer]:
+        """The optimisers that exist."""
+        return [o for o in (self.optimizer, self.adversary_optimizer) if o is not None]
+
+    def train(self) -> None:
+        """Switch every module to training mode."""
+        for module in self.modules:
+            module.train()
+
+    def begin_step(self, step: int, steps: int, steps_per_epoch: int) -> None:
+        """Set the learning rates; restart a part of the adversary when its turn has come."""
+        # The adversary's rate stays up: as the block slows down, the adversary catches up with it.
+        if self.optimizer is not None:
+            set_rate(self.optimizer, step, steps, self.config.lr_warmup)
+        period = self.part.restart_every * steps_per_epoch
+        # No restart in the last period: a fresh head would not learn any more.
+        if self.part.adversary is None or not period or not step or step % period or step + period > steps:
+            return
+        assert self.adversary_optimizer is not None
+        for parameter in self.part.adversary.restart(step // period - 1):  # type: ignore[operator]
+            self.adversary_optimizer.state.pop(parameter, None)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs of this stage."""
+        return {
+            "modules": [module.state_dict() for module in self.modules],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers()],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what ``state`` returned."""
+        for module, values in zip(self.modules, state["modules"], strict=True):
+            module.load_state_dict(values)
+        for optimizer, values in zip(self.optimizers(), state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)

@@ -1,0 +1,95 @@
+"""Every error a user can meet: one tree, one message template.
+
+The template: *Expected `argument` to be …, but got …. Valid …: …. Try …* Problems are collected and told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class EffaceError(Exception):
+    """Root of all errors that the user can mend; the command line prints them on one screen and exits with 2."""
+
+
+class ConfigError(EffaceError, ValueError):
+    """A setting has a wrong name, type or value."""
+
+
+class DataError(EffaceError, ValueError):
+    """A data set can't be read, or lacks what the job needs."""
+
+
+class CutError(EffaceError, ValueError):
+    """A model can't be cut at the named layer."""
+
+
+class ShapeError(EffaceError, TypeError):
+    """A tensor has a shape that the piece does not take."""
+
+
+class TrainingError(EffaceError, RuntimeError):
+    """Training stopped: non-finite loss, or a method that can't go on."""
+
+
+class CheckpointError(EffaceError, RuntimeError):
+    """A checkpoint or run folder is missing, damaged, or of another configuration."""
+
+
+class AuditError(EffaceError, ValueError):
+    """An audit can't be made of what was given."""
+
+
+def expected(argument: str, wanted: str, got: object, hint: str = "") -> str:
+    """Return the one message template of this package.
+
+    Example:
+        >>> expected("epochs", "an integer larger than 0", -1)
+        'Expected `epochs` to be an integer larger than 0, but got -1.'
+    """
+    return f"Expected `{argument}` to be {wanted}, but got {got!r}." + (f" {hint}" if hint else "")
+
+
+def did_you_mean(name: str, valid: Iterable[str], limit: int = 20) -> str:
+    """Return 'Did you mean …? Valid names: …' for a name that is not in ``valid``.
+
+    Example:
+        >>> did_you_mean("gendr", ["gender", "race"])
+        "Did you mean 'gender'? Valid names: gender, race."
+    """
+    names = list(valid)
+    close = get_close_matches(name, names, n=1)
+    guess = f"Did you mean {close[0]!r}? " if close else ""
+    more = f", … ({len(names)} in all)" if len(names) > limit else ""
+    return f"{guess}Valid names: {', '.join(names[:limit])}{more}."
+
+
+class Problems:
+    """Collects problems, so that the user sees all of them at once.
+
+    Example:
+        >>> problems = Problems(DataError)
+        >>> problems.add("No column 'a'.")
+        >>> problems.raise_if_any()
+        Traceback (most recent call last):
+        ...
+        efface.errors.DataError: No column 'a'.
+    """
+
+    def __init__(self, error: type[EffaceError]):
+        self.error = error
+        self.messages: list[str] = []
+
+    def add(self, message: str) -> None:
+        """Note one problem."""
+        self.messages.append(message)
+
+    def raise_if_any(self) -> None:
+        """Raise the collected problems as one error, numbered if there are several."""
+        if not self.messages:
+            return
+        if len(self.messages) == 1:
+            raise self.error(self.messages[0])
+        lines = "\n".join(f"{i}. {message}" for i, message in enumerate(self.messages, 1))
+        raise self.error(f"{len(self.messages)} problems:\n{lines}")

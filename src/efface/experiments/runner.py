@@ -1,0 +1,223 @@
+"""The main job: read, train the original, unlearn, audit both, report. Defender and attacker meet only here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from efface.audit import AuditResult, audit
+from efface.config import Config
+from efface.data.dataset import AttributeDataset
+from efface.data.load import load
+from efface.engine import Job
+from efface.engine.seeds import seed_everything
+from efface.errors import CheckpointError
+from efface.experiments.environment import describe, peak_rss_mb
+from efface.experiments.folder import RunFolder
+from efface.methods import UnlearnedModel, find_method
+from efface.models import build
+from efface.report import render_report, write_model_card
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: The run folder.
+        audit: What the attackers found.
+        report: The HTML page.
+    """
+
+    folder: Path
+    audit: AuditResult
+    report: Path
+
+
+class Clock:
+    """Seconds per phase, by name."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a phase."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[name] = round(self.phases.get(name, 0.0) + time.perf_counter() - begun, 3)
+
+
+def run(
+    config: Config,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    console: Console | None = None,
+) -> RunResult:
+    """Make a whole run in a folder.
+
+    Args:
+        config: What to do.
+        out: The run folder; None: ``runs/NAME``.
+        resume: Go on where a killed run was.
+        overwrite: Replace a run that is there.
+        progress: Show progress bars.
+        console: Where remarks go.
+
+    Raises:
+        EffaceError: Any problem of data, settings, cut, training or audit.
+    """
+    console = console or Console(quiet=True)
+    folder = RunFolder(Path(out)) if out is not None else RunFolder.fresh(config.name)
+    find_method(config.method.name)
+    folder.begin(config, resume, overwrite)
+    clock = Clock()
+    folder.write_json("environment.json", describe(config.seed))
+    with clock.phase("read_s"):
+        data = load(config.data, config.seed)
+    for remark in data.warnings:
+        console.print(f"[yellow]Data:[/] {remark}", highlight=False)
+    job = Job(
+        folder=folder.path,
+        fingerprint=config.fingerprint(),
+        seed=config.seed,
+        resume=resume,
+        progress=progress,
+        augment=(config.data.flip, config.data.shift),
+    )
+    original = train_original(config, data, folder, job, clock)
+    result = train_unlearned(config, data, folder, job, clock, original)
+    extra = {"auxiliary": asdict(result.auxiliary) if result.auxiliary else None}
+    clock.phases["train_s"] = round(clock.phases["train_original_s"] + clock.phases["train_unlearned_s"], 3)
+    return examine(config, data, folder, clock, original, result.model, extra, progress)
+
+
+def fresh_model(config: Config, data: AttributeDataset, role: str) -> nn.Module:
+    """Return the configured network, initialised by seed, or with the user's weights."""
+    seed_everything(config.seed, role, "initialisation")
+    return build(
+        config.model.name,
+        data.target.n_classes,
+        data.image_shape[1],
+        stem=config.model.stem,
+        weights=config.model.weights,
+        **config.model.options,
+    )
+
+
+def train_original(
+    config: Config, data: AttributeDataset, folder: RunFolder, job: Job, clock: Clock
+) -> nn.Module:
+    """Train the original model, or take the user's weights as it; save it."""
+    model = fresh_model(config, data, "original")
+    if config.model.weights is None:
+        method = find_method("original")
+        named = replace(job, model="original")
+        history = method.fit(model, data, _cuts(config), config.method, config.engine, named).history
+        clock.phases["train_original_s"] = round(history.seconds, 3)
+    else:
+        clock.phases["train_original_s"] = 0.0
+    folder.save_weights("original", model)
+    return model
+
+
+def train_unlearned(
+    config: Config, data: AttributeDataset, folder: RunFolder, job: Job, clock: Clock, original: nn.Module
+) -> UnlearnedModel:
+    """Unlearn from the original's weights or from fresh ones; save the model."""
+    model = fresh_model(config, data, "unlearned")
+    if config.method.init == "original" or config.method.name == "original":
+        model.load_state_dict(original.state_dict())
+    method = find_method(config.method.name)
+    named = replace(job, model="unlearned")
+    result = method.fit(model, data, _cuts(config), config.method, config.engine, named)
+    clock.phases["train_unlearned_s"] = round(result.history.seconds, 3)
+    folder.save_weights("model", result.model)
+    return result
+
+
+def audit_again(path: Path, *, split: str | None = None, progress: bool = True, **settings: Any) -> RunResult:
+    """Attack a finished run again, with fresh attackers.
+
+    Args:
+        path: The run folder.
+        split: The people to attack; None: as configured.
+        progress: Show progress bars.
+        settings: Audit settings in place of the configured ones.
+
+    Raises:
+        CheckpointError: The folder holds no finished run.
+    """
+    folder = RunFolder(Path(path))
+    config = folder.config()
+    changes = settings | ({"split": split} if split else {})
+    values = config.model_dump()
+    config = Config.from_mapping(values | {"audit": values["audit"] | changes})
+    weights = {name: folder.weights(name) for name in ("original", "model")}
+    clock = Clock()
+    with clock.phase("read_s"):
+        data = load(config.data, config.seed)
+    models = {}
+    for name, state in weights.items():
+        models[name] = fresh_model(config, data, name)
+        try:
+            models[name].load_state_dict(state)
+        except RuntimeError as error:
+            raise CheckpointError(f"{name}.safetensors does not fit `{config.model.name}`: {error}") from None
+    before = folder.read_json("audit.json")
+    old = before.get("phases", {})
+    clock.phases |= {name: old[name] for name in ("train_original_s", "train_unlearned_s", "train_s") if name in old}
+    extra = {"auxiliary": before.get("model", {}).get("auxiliary")}
+    return examine(config, data, folder, clock, models["original"], models["model"], extra, progress)
+
+
+def examine(
+    config: Config,
+    data: AttributeDataset,
+    folder: RunFolder,
+    clock: Clock,
+    original: nn.Module,
+    model: nn.Module,
+    extra: dict[str, Any],
+    progress: bool,
+) -> RunResult:
+    """Audit, write audit.json and the report."""
+    with clock.phase("audit_s"):
+        found = audit(
+            model,
+            data,
+            _cuts(config)[0],
+            original=original,
+            config=config.audit,
+            seed=config.seed,
+            cache=folder.path / "features",
+            progress=progress,
+            name=config.name,
+        )
+    found = replace(found, model={**found.model, "name": config.model.name, **extra})
+    folder.save_pictures(found.reconstructions)
+    found = replace(found, phases={**found.phases, **clock.phases, "peak_rss_mb": peak_rss_mb()})
+    folder.write_json("audit.json", found.to_json())
+    with clock.phase("report_s"):
+        report = render_report(folder.path)
+        write_model_card(folder.path)
+    found = replace(found, phases={**found.phases, **clock.phases, "peak_rss_mb": peak_rss_mb()})
+    folder.write_json("audit.json", found.to_json())
+    return RunResult(folder.path, found, report)
+
+
+def _cuts(config: Config) -> list[str]:
+    at = config.model.at
+    return [at] if isinstance(at, str) else list(at)

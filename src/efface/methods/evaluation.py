@@ -1,0 +1,68 @@
+"""Figures of the validation split during training: fidelity, and what the removal heads still find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from efface.data.batches import Batches
+from efface.data.dataset import AttributeDataset
+from efface.objectives import RemovalHeads
+
+
+def fidelity_of(model: nn.Module, data: AttributeDataset, batch_size: int = 256) -> Callable[[Fabric], Mapping[str, float]]:
+    """Return a function that measures top-1 accuracy of the target on validation (a fraction)."""
+
+    @torch.inference_mode()
+    def evaluate(fabric: Fabric) -> Mapping[str, float]:
+        model.eval()
+        right = total = 0
+        batches = Batches(data, "validation", batch_size, fabric.device, augment=None)
+        for batch in batches.sequential():
+            with fabric.autocast():
+                logits = model(batch.images)
+            right += int((logits.argmax(1) == batch.target).sum())
+            total += len(batch.target)
+        return {"fidelity": right / total}
+
+    return evaluate
+
+
+def detachment_figures(
+    blocks: tuple[nn.Module, ...], removal: RemovalHeads, data: AttributeDataset, batch_size: int = 256
+) -> Callable[[Fabric], Mapping[str, float]]:
+    """Return a function that measures fidelity and each removal head's accuracy on validation (fractions)."""
+
+    @torch.inference_mode()
+    def evaluate(fabric: Fabric) -> Mapping[str, float]:
+        for module in (*blocks, removal):
+            module.eval()
+        right: dict[str, float] = {}
+        total: dict[str, int] = {}
+
+        def count(name: str, hits: torch.Tensor, known: torch.Tensor) -> None:
+            right[name] = right.get(name, 0) + int((hits & known).sum())
+            total[name] = total.get(name, 0) + int(known.sum())
+
+        batches = Batches(data, "validation", batch_size, fabric.device, augment=None)
+        for batch in batches.sequential():
+            with fabric.autocast():
+                features = blocks[0](batch.images)
+                logits = features
+                for block in blocks[1:]:
+                    logits = block(logits)
+                for name, head, guess in removal.guesses(features, batch):
+                    labels = batch.attributes[name]
+                    count(f"removal_accuracy/{name}/{head}", guess == labels, labels >= 0)
+            count("fidelity", logits.argmax(1) == batch.target, batch.target >= 0)
+        figures = {name: right[name] / max(1, total[name]) for name in right}
+        for name in removal.names:
+            figures[f"removal_accuracy/{name}"] = max(
+                figures.pop(key) for key in list(figures) if key.startswith(f"removal_accuracy/{name}/")
+            )
+        return figures
+
+    return evaluate

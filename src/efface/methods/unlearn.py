@@ -1,0 +1,93 @@
+"""``efface.unlearn``: any method on any model, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from efface.config import EngineConfig, MethodConfig
+from efface.data.dataset import AttributeDataset
+from efface.engine import Job
+from efface.errors import ConfigError, did_you_mean
+from efface.methods.base import Method, Registry, UnlearnedModel
+from efface.methods.detachment import Detachment
+from efface.methods.original import Original
+
+METHODS = Registry([Original, Detachment])
+
+
+def find_method(name: str) -> Method:
+    """Return the method of that name.
+
+    Raises:
+        ConfigError: No method has that name.
+    """
+    method = METHODS.get(name)
+    if method is None:
+        raise ConfigError(f"Unknown method {name!r}. {did_you_mean(name, METHODS.names())}")
+    return method
+
+
+def unlearn(
+    model: nn.Module,
+    data: AttributeDataset,
+    at: str | Sequence[str] = "layer2",
+    *,
+    method: Method | MethodConfig | str | None = None,
+    engine: EngineConfig | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    augment: tuple[bool, int] = (True, 4),
+) -> UnlearnedModel:
+    """Unlearn the attributes of ``data`` from what ``model`` releases at a layer; train it in place.
+
+    Args:
+        model: Any classifier of the target; it starts from the weights it has, fresh or trained.
+        data: Images, target and attributes to unlearn.
+        at: Named layer(s); their output is what others will see.
+        method: Settings, or a name from ``efface ls methods``; default: detachment, conditional.
+        engine: Settings of the training loop.
+        seed: Of everything random.
+        folder: Where checkpoints and metrics.jsonl go; None: nowhere.
+        resume: Go on from the checkpoint in ``folder``.
+        progress: Show a progress bar.
+        augment: (mirror at random, largest shift in pixels) of the training images.
+
+    Returns:
+        ``.model`` is the model given: same architecture, same state_dict keys.
+
+    Raises:
+        ConfigError: A setting does not fit.
+        CutError: The model can't be cut at the layer; the message names those where it can.
+        TrainingError: Training met a loss that is not finite.
+    """
+    config = method if isinstance(method, MethodConfig) else MethodConfig()
+    if isinstance(method, str):
+        config = MethodConfig(name=method)
+    chosen = method if isinstance(method, Method) else find_method(config.name)
+    engine = engine or EngineConfig()
+    job = Job(
+        folder=Path(folder) if folder is not None else None,
+        fingerprint=_fingerprint(config, engine, at, data, seed),
+        seed=seed,
+        resume=resume,
+        progress=progress,
+        augment=augment,
+    )
+    if job.folder is not None:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    cuts = [at] if isinstance(at, str) else list(at)
+    return chosen.fit(model, data, cuts, config, engine, job)
+
+
+def _fingerprint(
+    config: MethodConfig, engine: EngineConfig, at: str | Sequence[str], data: AttributeDataset, seed: int
+) -> str:
+    return f"{config.model_dump_json()}|{engine.model_dump_json()}|{at}|{data.fingerprint}|{seed}"
+
+
+__all__ = ["METHODS", "find_method", "unlearn"]

@@ -1,0 +1,16 @@
+"""Objectives: the λ algebra, the detachment loss and its adversaries. They return losses and never call backward."""
+
+from efface.objectives.detachment import ClassifierObjective, DetachmentObjective, SilentObjective, warmed
+from efface.objectives.removal import RemovalHeads
+from efface.objectives.terms import Terms
+from efface.objectives.weights import ObjectiveWeights
+
+__all__ = [
+    "ClassifierObjective",
+    "DetachmentObjective",
+    "ObjectiveWeights",
+    "RemovalHeads",
+    "SilentObjective",
+    "Terms",
+    "warmed",
+]

@@ -1,0 +1,121 @@
+"""The representation detachment loss, and the plain loss of the block on top.
+
+Source: section 3.2 of the paper with the sign of THEORY's claim 1:
+−input_weight·I(h;x) − target_weight·I(h;y) + removal_weight·I(h;z). The ``conditional`` variant puts I(h;x|z) and
+I(h;z|y) in place of I(h;x) and I(h;z) (THEORY, two repairs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from efface.config import MethodConfig
+from efface.data.batches import Batch
+from efface.data.schema import Schema
+from efface.heads import ImageDecoder, build_head
+from efface.information import bits, information_lower_bound, reconstruction_nats, supervised_contrastive_loss
+from efface.objectives.removal import RemovalHeads
+from efface.objectives.terms import Terms
+from efface.shapes import Features, Scalar
+
+
+def warmed(progress: float, warmup: float) -> float:
+    """Return the share of the removal weight at this share of training: linear from 0 to 1 over ``warmup``.
+
+    Example:
+        >>> warmed(0.05, 0.1), warmed(0.5, 0.1), warmed(0.0, 0.0)
+        (0.5, 1.0, 1.0)
+    """
+    return 1.0 if progress >= warmup else progress / warmup
+
+
+class DetachmentObjective(nn.Module):
+    """Loss of a block whose features are released: keep the image and the target, drop the attributes.
+
+    Holds the decoder and the target head, which learn with the block; the removal heads learn on their own.
+
+    Args:
+        feature_shape: Shape of one sample's features.
+        image_shape: Channels, height, width.
+        schema: Target and attributes.
+        removal: The adversaries; not a submodule, since another loss trains them.
+        config: Weights, variant and sizes.
+    """
+
+    def __init__(
+        self,
+        feature_shape: Sequence[int],
+        image_shape: Sequence[int],
+        schema: Schema,
+        removal: RemovalHeads,
+        config: MethodConfig,
+    ):
+        super().__init__()
+        self.config = config
+        self.names = tuple(column.name for column in schema.attributes)
+        given = [column.n_classes for column in schema.attributes] if config.variant == "conditional" else []
+        self.decoder = ImageDecoder(feature_shape, image_shape, config.decoder_width, given) if config.input_weight else None
+        self.target_head = build_head("conv", feature_shape, schema.target.n_classes, config.head_width)
+        counts = torch.tensor(schema.target.counts["train"], dtype=torch.float)
+        self.register_buffer("target_prior", counts / counts.sum())
+        # In a tuple the adversaries stay out of this module's parameters and state.
+        self._removal = (removal,)
+
+    def forward(self, features: Features, batch: Batch, progress: float) -> Terms:
+        """Return the loss at this share of training (0 to 1)."""
+        metrics: dict[str, Tensor] = {}
+        total = self.config.target_weight * self._target_loss(features, batch, metrics)
+        if self.decoder is not None:
+            given = [batch.attributes[name] for name in self.names] if self.decoder.condition else []
+            error = reconstruction_nats(self.decoder(features, given), batch.raw01)
+            metrics["reconstruction_nats"] = error.detach()
+            total = total + self.config.input_weight * error
+        share = warmed(progress, self.config.warmup)
+        for name, price in self._removal[0].penalty(features, batch).items():
+            metrics[f"penalty_nats/{name}"] = price.detach()
+            weight = share * self.config.removal_weight * self.config.attribute_weights.get(name, 1.0)
+            total = total + weight * price
+        metrics["removal_weight"] = torch.tensor(share * self.config.removal_weight)
+        metrics["loss/extractor"] = total.detach()
+        return Terms(total, metrics)
+
+    def _target_loss(self, features: Features, batch: Batch, metrics: dict[str, Tensor]) -> Scalar:
+        """−I(h;y) up to H(y), by the target head; contrastive training pulls the same class together."""
+        logits, projection = self.target_head(features)
+        loss = F.cross_entropy(logits, batch.target)
+        prior = self.get_buffer("target_prior")
+        metrics["target_bits"] = bits(information_lower_bound(logits.detach(), batch.target, prior))
+        if self.config.training == "contrastive":
+            loss = loss + supervised_contrastive_loss(projection, batch.target, self.config.temperature)
+        return loss
+
+
+class ClassifierObjective(nn.Module):
+    """Cross-entropy of the target: the loss of the last block, and of the original model.
+
+    Args:
+        label_smoothing: Share of the label spread over all classes.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0):
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, features: Features, batch: Batch, progress: float) -> Terms:
+        """Return the loss; ``features`` are the model's logits ``[B, Y]``."""
+        del progress
+        loss = F.cross_entropy(features.float(), batch.target, label_smoothing=self.label_smoothing)
+        return Terms(loss, {"loss/classifier": loss.detach()})
+
+
+class SilentObjective(nn.Module):
+    """No loss of its own: an inner block that learns end to end from the block on top."""
+
+    def forward(self, features: Features, batch: Batch, progress: float) -> Terms:
+        """Return zero."""
+        del features, progress
+        return Terms(torch.zeros((), device=batch.target.device))

@@ -1,0 +1,231 @@
+"""The sentences of a report: only what the numbers carry, in words that a lawyer can read.
+
+A sentence says what attackers did, never what no attacker can do: features are continuous, and a classifier only
+bounds the information from below. Pure functions of the dictionaries in audit.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from efface.report.formats import NBSP, count, interval, is_number, number, percent, points
+
+LEAKS = "leaks"
+AT_FLOOR = "at the floor for this suite"
+INCONCLUSIVE = "inconclusive"
+
+LABELS = {LEAKS: "Leaks", AT_FLOOR: "At the floor for this suite", INCONCLUSIVE: "Inconclusive"}
+"""What the verdicts of audit.json are called on the page."""
+
+CAVEAT = (
+    "These numbers describe the attackers that were tried. Another attacker may do better: "
+    "continuous features carry no certificate."
+)
+
+ABSENT = {
+    "original": (
+        "The original model was not audited, so there is no “before”, no ceiling and no excess leakage.",
+        "`efface run CONFIG` trains and audits the original model beside the unlearned one.",
+    ),
+    "metrics": (
+        "No training curves: the report was made from an audit alone, or metrics.jsonl is not in the run folder.",
+        "`efface run CONFIG` writes metrics.jsonl while it trains.",
+    ),
+    "reconstructions": (
+        "No reconstructions: decoders are trained where there is an original model to compare with.",
+        "`efface run CONFIG` and `efface audit RUN` draw them, unless `audit.reconstruction` is false.",
+    ),
+    "config": (
+        "No settings: the report was made from an audit alone, or config.yaml is not in the run folder.",
+        "`efface run CONFIG` keeps its whole configuration in the run folder.",
+    ),
+    "environment": (
+        "Versions and hardware were not recorded.",
+        "`efface run CONFIG` writes environment.json.",
+    ),
+    "command": (
+        "No command was recorded: this audit was made from Python.",
+        "`efface run CONFIG` records the command line that makes it again.",
+    ),
+    "phases": (
+        "Seconds and memory were not measured.",
+        "`efface run CONFIG` measures each phase.",
+    ),
+    "schema": (
+        "The columns of the data set were not recorded.",
+        "`efface run CONFIG` and `efface audit RUN` record them.",
+    ),
+}
+"""What is missing, and how to get it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every sentence of a report needs to know.
+
+    Attributes:
+        target: Name of the task y.
+        split: Split that was read once for the verdict.
+        confidence: Confidence of the intervals, a fraction.
+    """
+
+    target: str = "the task"
+    split: str = "test"
+    confidence: float = 0.95
+
+    @property
+    def interval(self) -> str:
+        """Return '95 % interval'."""
+        return f"{self.level} interval"
+
+    @property
+    def level(self) -> str:
+        """Return '95 %'."""
+        return percent(self.confidence, 0)
+
+
+def highest(attribute: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the attacker with the highest accuracy of all, ``{attacker, accuracy, …}``.
+
+    It may beat the *best* attacker, which is the one that validation picked.
+
+    Example:
+        >>> highest({"attackers": [{"name": "mlp", "accuracy": 0.6}], "best": {"attacker": "mlp", "accuracy": 0.6}})
+        {'attacker': 'mlp', 'accuracy': 0.6, 'ci': None}
+    """
+    if attribute.get("highest"):
+        return attribute["highest"]
+    runs = [run for run in attribute["attackers"] if is_number(run.get("accuracy"))]
+    if not runs:
+        return attribute["best"]
+    top = max(runs, key=lambda run: run["accuracy"])
+    return {"attacker": top["name"], "accuracy": top["accuracy"], "ci": top.get("ci")}
+
+
+def headline(name: str, attribute: Mapping[str, Any]) -> str:
+    r"""Return the verdict on an attribute as one short sentence.
+
+    Example:
+        >>> glasses = {"verdict": "leaks", "best": {"attacker": "mlp", "accuracy": 0.713}, "attackers": []}
+        >>> headline("glasses", glasses).replace("\xa0", " ")
+        'Leaks: an attacker guesses “glasses” correctly for 71.3 % of the images.'
+    """
+    top = percent(highest(attribute)["accuracy"])
+    if attribute["verdict"] == LEAKS:
+        return f"Leaks: an attacker guesses “{name}” correctly for {top} of the images."
+    if attribute["verdict"] == AT_FLOOR:
+        return f"No attacker in this suite exceeded {top} on “{name}”."
+    return f"Inconclusive because {inconclusive_reason(attribute)}."
+
+
+def inconclusive_reason(attribute: Mapping[str, Any]) -> str:
+    """Return why an attribute has no verdict: the audit's remarks, else its attackers', else the interval."""
+    reasons = [_clause(text[:1].lower() + text[1:]) for text in attribute.get("warnings") or ()]
+    reasons = reasons or [_blamed(run["name"], run["warning"]) for run in attribute["attackers"] if run.get("warning")]
+    if reasons:
+        return "; ".join(dict.fromkeys(reasons))
+    best, floor = attribute["best"], attribute["floors"]["label"]
+    if interval(best.get("ci")):
+        return (
+            f"the interval {interval(best['ci'])} does not tell the best attacker from the label floor {percent(floor)}"
+        )
+    return f"the audit has no interval to tell the best attacker from the label floor {percent(floor)}"
+
+
+def explanation(name: str, attribute: Mapping[str, Any], setting: Setting) -> list[str]:
+    """Return the sentences under a verdict: who guesses how well, what blind guessing gets, the floor, the past."""
+    return [
+        _best(name, attribute, setting),
+        _blind(attribute["floors"], setting),
+        _before(attribute),
+    ]
+
+
+def fidelity_sentence(fidelity: Mapping[str, Any], setting: Setting) -> str:
+    r"""Return how well the task is still done, and how well it was.
+
+    Example:
+        >>> fidelity_sentence({"value": 0.968, "ci": [0.96, 0.975]}, Setting("smiling")).replace("\xa0", " ")
+        'The task “smiling” is answered correctly for 96.8 % of the test images (95 % interval 96.0–97.5 %).'
+    """
+    after = f"The task “{setting.target}” is answered correctly for {percent(fidelity['value'])} of "
+    after += f"{_images(fidelity.get('n'), setting)}{_bracket(fidelity.get('ci'), setting)}"
+    if not is_number(fidelity.get("original")):
+        return f"{after}."
+    change = points(fidelity["value"] - fidelity["original"])
+    before = f"{percent(fidelity['original'])}{_bracket(fidelity.get('original_ci'), setting)}"
+    return f"{after}. The original model reaches {before}: a change of {change}."
+
+
+def summary(attributes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return one line for the top of the page: how many attributes got which verdict.
+
+    Example:
+        >>> summary({"a": {"verdict": "leaks"}, "b": {"verdict": "leaks"}, "c": {"verdict": "inconclusive"}})
+        '3 attributes audited: 2 leak, 1 inconclusive.'
+    """
+    verdicts = [attribute["verdict"] for attribute in attributes.values()]
+    told = []
+    for verdict in LABELS:
+        times = verdicts.count(verdict)
+        if times:
+            told.append(f"{times} {'leak' if verdict == LEAKS and times > 1 else verdict}")
+    noun = "attribute" if len(verdicts) == 1 else "attributes"
+    return f"{len(verdicts)} {noun} audited: {', '.join(told)}." if told else "No attribute was audited."
+
+
+def aum_text(attribute: Mapping[str, Any]) -> str:
+    """Return AUM, never without its ceiling.
+
+    Example:
+        >>> aum_text({"aum": 0.941, "aum_ceiling": 0.9605})
+        '0.941 of at most 0.961'
+    """
+    return f"{number(attribute['aum'])} of at most {number(attribute['aum_ceiling'])}"
+
+
+def _best(name: str, attribute: Mapping[str, Any], setting: Setting) -> str:
+    best, top, many = attribute["best"], highest(attribute), len(attribute["attackers"])
+    who = f"the best of {many} attackers ({best['attacker']})" if many > 1 else f"the one attacker ({best['attacker']})"
+    text = f"From the released features, {who} guesses “{name}” correctly for {percent(best['accuracy'])} of "
+    text += f"{_images(attribute.get('n'), setting)}{_bracket(best.get('ci'), setting)}."
+    if is_number(top["accuracy"]) and percent(top["accuracy"]) != percent(best["accuracy"]):
+        text += (
+            f" Best means best on validation; the highest of all was {percent(top['accuracy'])} ({top['attacker']})."
+        )
+    return text
+
+
+def _blind(floors: Mapping[str, Any], setting: Setting) -> str:
+    text = f"Blind guessing, always the most frequent class, gets {percent(floors['majority'])}; "
+    same = percent(floors["label"]) == percent(floors["majority"])
+    gets = "gives no more" if same else f"alone gives {percent(floors['label'])}"
+    return f"{text}knowing the answer to the task “{setting.target}” {gets} (the label floor)."
+
+
+def _before(attribute: Mapping[str, Any]) -> str:
+    if is_number(attribute.get("original_best")):
+        return f"Before unlearning, the best attacker got {percent(attribute['original_best'])}."
+    return "What the original model reveals was not measured."
+
+
+def _images(n: object, setting: Setting) -> str:
+    many = f"{count(n)}{NBSP}" if isinstance(n, int) else ""
+    return f"{many or 'the '}{setting.split} images"
+
+
+def _bracket(ci: Any, setting: Setting) -> str:
+    return f" ({setting.interval} {interval(ci)})" if interval(ci) else ""
+
+
+def _clause(text: str) -> str:
+    """A warning as part of a sentence."""
+    return text.strip().rstrip(".")
+
+
+def _blamed(attacker: str, warning: str) -> str:
+    """A warning with the attacker's name, once."""
+    clause = _clause(warning)
+    return clause if clause.startswith(attacker) else f"{attacker}: {clause}"

@@ -1,0 +1,265 @@
+"""A rich sample run folder: drawn faces, plausible numbers, no training."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efface.config import Config
+
+NAMES = ("resnet18", "mlp", "linear")
+
+
+def attackers(accuracies: tuple[float, ...], warning: str | None = None) -> list[dict[str, Any]]:
+    """Return a run per attacker."""
+    return [
+        {
+            "name": name,
+            "accuracy": accuracy,
+            "ci": [accuracy - 0.018, min(accuracy + 0.017, 1.0)],
+            "bits": round(max(2 * (accuracy - 0.52) ** 2, 0.001), 4),
+            "validation_accuracy": accuracy + 0.006,
+            "epoch": 7 - i,
+            "seconds": 31.4 / (i + 1),
+            "warning": warning if i == 2 else None,
+        }
+        for i, (name, accuracy) in enumerate(zip(NAMES, accuracies, strict=True))
+    ]
+
+
+def attribute(verdict: str, after: tuple[float, ...], before: tuple[float, ...], **more: Any) -> dict[str, Any]:
+    """Return an attribute; the first attacker is the best on validation."""
+    runs = attackers(after, more.pop("warning", None))
+    top = max(runs, key=lambda run: run["accuracy"])
+    floors = more.pop("floors", {"chance": 0.5, "majority": 0.513, "label": 0.521})
+    return {
+        "classes": ["no", "yes"],
+        "n": 2000,
+        "floors": floors,
+        "original_best": before[0],
+        "best": {"attacker": "resnet18", "accuracy": after[0], "ci": runs[0]["ci"], "bits": runs[0]["bits"]},
+        "highest": {"attacker": top["name"], "accuracy": top["accuracy"], "ci": top["ci"]},
+        "attackers": runs,
+        "original_attackers": attackers(before),
+        "excess_leakage": max(after[0] - floors["label"], 0) / (before[0] - floors["label"]),
+        "excess_leakage_ci": [
+            max(after[0] + shift - floors["label"], 0) / (before[0] - floors["label"]) for shift in (-0.018, 0.017)
+        ],
+        "efficacy": after[0],
+        "aum": 0.637,
+        "aum_ceiling": 0.643,
+        "original_aum": 0.052,
+        "verdict": verdict,
+        "warnings": more.pop("warnings", []),
+        **more,
+    }
+
+
+def audit() -> dict[str, Any]:
+    """Return an audit with all three verdicts."""
+    columns = {
+        "target": column("smiling", ["neutral", "smiling"]),
+        "attributes": [column("glasses", ["no", "yes"]), column("skin tone", ["light", "medium", "dark"])],
+        "others": [column("hat", ["no", "yes"])],
+    }
+    return {
+        "schema_version": "1.0",
+        "created": "2025-03-14T15:09:26+00:00",
+        "name": "toyfaces-glasses",
+        "seed": 0,
+        "split": "test",
+        "confidence": 0.95,
+        "data": {
+            "name": "toyfaces",
+            "target": "smiling",
+            "attributes": ["glasses", "skin tone", "hair colour"],
+            "image_shape": [3, 64, 64],
+            "n": {"train": 14000, "validation": 2000, "test": 2000},
+            "warnings": ["12 images of the test split are also in train; they were left out of test."],
+            "schema": columns,
+        },
+        "model": {
+            "name": "resnet18",
+            "at": "layer2",
+            "parameters": 11177538,
+            "feature_shape": [128, 8, 8],
+            "auxiliary": {
+                "parameters": 912_441,
+                "share_parameters": 0.0816,
+                "flops": 96_100_000,
+                "share_flops": 0.212,
+            },
+        },
+        "threat": {"description": "The attacker sees the features at layer2 and has no access to the encoder."},
+        "fidelity": {"value": 0.968, "ci": [0.96, 0.9755], "original": 0.9735, "original_ci": [0.966, 0.98], "n": 2000},
+        "attributes": {
+            "glasses": attribute("at the floor for this suite", (0.527, 0.531, 0.519), (0.987, 0.982, 0.951)),
+            "skin tone": attribute(
+                "leaks",
+                (0.612, 0.588, 0.547),
+                (0.941, 0.93, 0.874),
+                classes=["light", "medium", "dark"],
+                floors={"chance": 0.3333, "majority": 0.402, "label": 0.431},
+            ),
+            "hair colour": attribute(
+                "inconclusive",
+                (0.541, 0.506, 0.471),
+                (0.904, 0.9, 0.81),
+                warning="linear stayed below the majority floor, which it should reach",
+            ),
+        },
+        "reconstruction": {"original": {"psnr": 24.1, "ssim": 0.861}, "unlearned": {"psnr": 21.7, "ssim": 0.794}},
+        "phases": {
+            "read_s": 3.2,
+            "train_s": 96.4,
+            "train_original_s": 41.7,
+            "audit_s": 61.0,
+            "features_s": 4.2,
+            "attacks_s": 48.1,
+            "reconstruction_s": 8.7,
+            "report_s": 1.9,
+            "peak_rss_mb": 1912.4,
+        },
+        "warnings": ["Deterministic algorithms were off on this device; numbers may differ in the last digit."],
+    }
+
+
+def column(name: str, classes: list[str]) -> dict[str, Any]:
+    """Return a column with counts."""
+    counts = {split: [n // len(classes)] * len(classes) for split, n in (("train", 14000), ("validation", 2000))}
+    counts["test"] = [2000 // len(classes)] * len(classes)
+    return {"name": name, "classes": classes, "counts": counts, "missing": {"train": 3, "validation": 0, "test": 0}}
+
+
+def bare_audit() -> dict[str, Any]:
+    """Return what `efface.audit(model, data)` gives: no original, no phases but one."""
+    made = copy.deepcopy(audit())
+    made["attributes"] = {"glasses": made["attributes"]["glasses"]}
+    glasses = made["attributes"]["glasses"]
+    for name in ("original_best", "original_attackers", "excess_leakage", "excess_leakage_ci", "original_aum"):
+        glasses[name] = None
+    made["fidelity"] |= {"original": None, "original_ci": None}
+    made["reconstruction"] = None
+    made["model"]["auxiliary"] = None
+    del made["data"]["schema"], made["phases"]
+    return made
+
+
+def metrics() -> list[dict[str, Any]]:
+    """Return the lines of a training run: original and unlearned."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for model, epochs in (("original", 6), ("unlearned", 10)):
+        steps = 110 * epochs
+        for step in range(20, steps + 1, 4):
+            t = step / steps
+            noise = rng.normal(0, 0.03)
+            values = {"loss/classifier": 0.62 * np.exp(-4 * t) + 0.1 + noise, "lr": 2e-3 * np.cos(t * np.pi / 2)}
+            if model == "unlearned":
+                values |= {
+                    "loss/extractor": 1.4 * np.exp(-2 * t) + 0.4 + noise,
+                    "reconstruction_nats": 6900 - 700 * t + 60 * noise,
+                    "target_bits": 0.8 + 0.1 * t + noise,
+                    "removal_bits/glasses": max(0.9 * np.exp(-6 * t) + noise / 3, 0.0),
+                    "removal_bits/skin tone": max(1.1 * np.exp(-4 * t) + noise / 3, 0.0),
+                    "removal_weight": 2 * min(t / 0.15, 1),
+                }
+            lines.append(line(model, step, step / 110, "train", values))
+        for epoch in range(1, epochs + 1):
+            values = {
+                "fidelity": (0.974 if model == "original" else 0.968) - 0.25 * np.exp(-epoch / (1.2 + steps / 900))
+            }
+            if model == "unlearned":
+                values["removal_accuracy/glasses"] = 0.52 + 0.46 * np.exp(-epoch / 2)
+                values["removal_accuracy/skin tone"] = 0.55 + 0.4 * np.exp(-epoch / 3)
+            lines.append(line(model, 110 * epoch, epoch, "validation", values))
+    return lines
+
+
+def line(model: str, step: int, epoch: float, split: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a line of metrics.jsonl."""
+    plain = {name: float(value) for name, value in values.items()}
+    return {"model": model, "step": step, "epoch": float(epoch), "split": split, "metrics": plain}
+
+
+def faces(n: int = 8, size: int = 64) -> dict[str, np.ndarray]:
+    """Draw n simple faces, and what two decoders could make of them (blurred; then without glasses)."""
+    y, x = np.mgrid[0:size, 0:size] / (size - 1)
+    rows: dict[str, list[np.ndarray]] = {"images": [], "original": [], "unlearned": []}
+    labels = []
+    for i in range(n):
+        glasses, smiling = i % 2 == 0, i % 3 != 0
+        sharp, plain = (drawn(x, y, i, worn, smiling) for worn in (glasses, False))
+        for name, picture in (("images", sharp), ("original", blurred(sharp)), ("unlearned", blurred(blurred(plain)))):
+            rows[name].append((picture * 255).astype(np.uint8))
+        labels.append(f"{'glasses' if glasses else 'no glasses'} · {'smiling' if smiling else 'neutral'}")
+    return {name: np.stack(pictures) for name, pictures in rows.items()} | {"labels": np.array(labels)}
+
+
+def drawn(x: np.ndarray, y: np.ndarray, seed: int, glasses: bool, smiling: bool) -> np.ndarray:
+    """Draw one face, [3, H, W] in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    skin, ground, hair = (
+        rng.uniform(0.45, 0.9) * np.array([1, 0.8, 0.65]),
+        rng.uniform(0.3, 0.8, 3),
+        rng.uniform(0, 0.4, 3),
+    )
+    picture = np.broadcast_to(ground[:, None, None], (3, *x.shape)).copy()
+
+    def paint(mask: np.ndarray, colour: np.ndarray) -> None:
+        picture[:, mask] = colour[:, None]
+
+    paint(((x - 0.5) / 0.34) ** 2 + ((y - 0.45) / 0.4) ** 2 < 1, hair)
+    paint(((x - 0.5) / 0.29) ** 2 + ((y - 0.55) / 0.36) ** 2 < 1, skin)
+    for centre in (0.39, 0.61):
+        distance = np.hypot(x - centre, y - 0.5)
+        paint(distance < 0.035, np.array([0.1, 0.1, 0.15]))
+        if glasses:
+            paint(np.abs(distance - 0.085) < 0.016, np.array([0.05, 0.05, 0.08]))
+    mouth = 0.76 - (1.6 if smiling else 0.0) * (x - 0.5) ** 2
+    paint((np.abs(y - mouth) < 0.016) & (np.abs(x - 0.5) < 0.13), np.array([0.6, 0.2, 0.2]))
+    return picture
+
+
+def blurred(picture: np.ndarray) -> np.ndarray:
+    """Average over 5×5 neighbours."""
+    out = picture
+    for axis in (1, 2):
+        out = np.mean([np.roll(out, shift, axis) for shift in range(-2, 3)], axis=0)
+    return out
+
+
+def write_run(folder: Path, **changes: Any) -> Path:
+    """Write a whole run folder and return it; ``changes`` replace parts of the audit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "audit.json").write_text(json.dumps(audit() | changes))
+    (folder / "config.yaml").write_text(Config.from_mapping({"name": "toyfaces-glasses"}).to_yaml())
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics()))
+    (folder / "environment.json").write_text(json.dumps(environment()))
+    np.savez(folder / "reconstructions.npz", **dict[str, Any](faces()))
+    return folder
+
+
+def write_small_run(folder: Path, **changes: Any) -> Path:
+    """Write a run folder with one attribute and a few lines of everything."""
+    write_run(folder, attributes={"glasses": audit()["attributes"]["glasses"]}, **changes)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics()[:2]))
+    np.savez(folder / "reconstructions.npz", **dict[str, Any](faces(1, 16)))
+    return folder
+
+
+def environment() -> dict[str, Any]:
+    """Return a machine."""
+    return {
+        "python": "3.11.9",
+        "torch": "2.6.0",
+        "versions": {"timm": "1.0.15", "numpy": "2.2.3", "efface": "0.1.0"},
+        "hardware": {"cpu": "AMD EPYC 7763", "cores": 2, "memory_gb": 7.8, "accelerator": None},
+        "command": "efface run toyfaces-glasses --out runs/toyfaces-glasses",
+        "started": "2025-03-14T15:04:02+00:00",
+        "seed": 0,
+    }

@@ -1,0 +1,128 @@
+"""The detachment loss: signs, gradients, what is held fixed, and the variants."""
+
+import pytest
+import torch
+
+from efface.config import MethodConfig
+from efface.data.batches import Batch, Batches
+from efface.methods.detachment import attribute_priors
+from efface.objectives import ClassifierObjective, DetachmentObjective, RemovalHeads, warmed
+
+SHAPE = (8, 8, 8)
+
+
+def make(faces, **settings):
+    torch.manual_seed(0)
+    config = MethodConfig(**{"head_width": 16, "decoder_width": 16, "heads": ("conv", "pooled")} | settings)
+    removal = RemovalHeads(SHAPE, attribute_priors(faces, config), config)
+    return DetachmentObjective(SHAPE, faces.image_shape, faces.schema, removal, config), removal
+
+
+@pytest.fixture
+def batch(faces):
+    return next(iter(Batches(faces, "train", 64).sequential()))
+
+
+@pytest.fixture
+def features():
+    return torch.randn(64, *SHAPE, requires_grad=True)
+
+
+def test_removal_heads_get_no_gradient_from_the_extractors_loss(faces, batch, features):
+    objective, removal = make(faces)
+    objective(features, batch, 1.0).total.backward()
+    assert features.grad is not None
+    assert float(features.grad.abs().sum()) > 0
+    assert all(p.grad is None for p in removal.parameters())
+    assert all(p.grad is not None for n, p in objective.named_parameters() if "project" not in n)
+
+
+def test_the_heads_own_loss_reaches_every_head(faces, batch, features):
+    _, removal = make(faces, training="contrastive")
+    removal(features.detach(), batch).total.backward()
+    assert all(p.grad is not None for p in removal.parameters() if p.requires_grad)
+
+
+def test_reversal_is_exactly_minus_lambda_times_the_heads_gradient(faces, batch, features):
+    _, removal = make(faces, removal="reversal", heads=("conv",))
+    removal.eval()
+    removal(features, batch).total.backward()
+    own = features.grad.clone()
+    features.grad = None
+    sum(removal.penalty(features, batch).values()).backward()
+    torch.testing.assert_close(features.grad, -own)
+
+
+@pytest.mark.parametrize("removal", ["confusion", "reversal", "vclub"])
+@pytest.mark.parametrize("variant", ["conditional", "paper"])
+def test_a_step_along_the_gradient_lowers_the_penalty(faces, batch, features, removal, variant):
+    _, heads = make(faces, removal=removal, variant=variant)
+    optimizer = torch.optim.Adam(heads.parameters(), 1e-2)
+    for _ in range(30):  # without knowledge there is no penalty to lower
+        optimizer.zero_grad()
+        heads(features.detach(), batch).total.backward()
+        optimizer.step()
+    heads.eval()
+    before = sum(heads.penalty(features, batch).values())
+    before.backward()
+    after = sum(heads.penalty(features - 0.05 * features.grad / features.grad.norm(), batch).values())
+    assert float(after) < float(before)
+
+
+def test_weights_scale_their_terms(faces, batch, features):
+    base = make(faces, input_weight=0.0, target_weight=0.0, removal_weight=1.0)[0]
+    double = make(faces, input_weight=0.0, target_weight=0.0, removal_weight=2.0)[0]
+    one, two = (o(features, batch, 1.0).total for o in (base, double))
+    torch.testing.assert_close(two, 2 * one)
+    only_glasses = make(
+        faces, input_weight=0.0, target_weight=0.0, removal_weight=1.0, attribute_weights={"hat": 0.0}
+    )[0]
+    terms = only_glasses(features, batch, 1.0)
+    torch.testing.assert_close(terms.total, terms.metrics["penalty_nats/glasses"])
+
+
+def test_the_decoder_is_told_the_attributes_only_when_conditional(faces):
+    assert make(faces, variant="conditional")[0].decoder.condition == (2, 2)
+    assert make(faces, variant="paper")[0].decoder.condition == ()
+    assert make(faces, input_weight=0.0)[0].decoder is None
+
+
+def test_priors_are_conditional_or_marginal(faces):
+    marginal = attribute_priors(faces, MethodConfig(variant="paper"))["glasses"]
+    torch.testing.assert_close(marginal[0], marginal[1])
+    table = attribute_priors(faces, MethodConfig())["glasses"]
+    torch.testing.assert_close(table.sum(1), torch.ones(2))
+
+
+def test_missing_attribute_labels_are_left_out(faces, batch, features):
+    from dataclasses import replace
+
+    _, removal = make(faces)
+    removal.eval()
+    hidden = replace(batch, attributes={n: torch.where(torch.arange(64) < 32, z, -1) for n, z in batch.attributes.items()})
+    half = Batch(
+        batch.images[:32], batch.pixels[:32], batch.target[:32], {n: z[:32] for n, z in batch.attributes.items()}
+    )
+    torch.testing.assert_close(removal(features, hidden).total, removal(features[:32], half).total)
+    nothing = replace(batch, attributes={n: torch.full_like(z, -1) for n, z in batch.attributes.items()})
+    assert float(removal(features, nothing).total) == 0
+
+
+def test_restart_renews_one_head_of_each_attribute(faces):
+    _, removal = make(faces)
+    before = {name: p.clone() for name, p in removal.named_parameters()}
+    renewed = {id(p) for p in removal.restart(1)}
+    changed = {n for n, p in removal.named_parameters() if not torch.equal(p, before[n])}
+    assert changed
+    assert all(n.startswith(("heads.glasses.1", "heads.hat.1")) for n in changed)
+    assert all(id(p) in renewed for n, p in removal.named_parameters() if n in changed)
+
+
+def test_warmup_rises_linearly():
+    assert [warmed(p, 0.2) for p in (0.0, 0.1, 0.2, 1.0)] == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_classifier_objective_is_cross_entropy(batch):
+    logits = torch.randn(64, 2)
+    expected = torch.nn.functional.cross_entropy(logits, batch.target)
+    torch.testing.assert_close(ClassifierObjective()(logits, batch, 0.0).total, expected)

@@ -1,0 +1,162 @@
+"""The sentences of the report, number by number, and the contrast of its colours."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efface.report import formats, words
+from efface.report.theme import LIGHT, PALETTE
+from sample_run import attribute, audit, bare_audit
+
+SETTING = words.Setting("smiling", "test", 0.95)
+
+
+def plain(text: str) -> str:
+    return text.replace("\xa0", " ")
+
+
+def glasses(**changes: object) -> dict:
+    return {**copy.deepcopy(audit()["attributes"]["glasses"]), **changes}
+
+
+def test_floor_verdict_names_the_highest_not_the_best() -> None:
+    assert plain(words.headline("glasses", glasses())) == "No attacker in this suite exceeded 53.1 % on “glasses”."
+
+
+def test_highest_is_found_where_audit_json_lacks_it() -> None:
+    found = glasses(highest=None)
+    found["attackers"].append({"name": "broken", "accuracy": None})
+    assert words.highest(found) == {"attacker": "mlp", "accuracy": 0.531, "ci": [0.513, 0.548]}
+    assert words.highest({**found, "attackers": []}) == found["best"]
+
+
+def test_explanation_is_what_a_lawyer_reads() -> None:
+    assert plain(" ".join(words.explanation("glasses", glasses(), SETTING))) == (
+        "From the released features, the best of 3 attackers (resnet18) guesses “glasses” correctly for 52.7 % of "
+        "2,000 test images (95 % interval 50.9–54.4 %). Best means best on validation; the highest of all was 53.1 % "
+        "(mlp). Blind guessing, always the most frequent class, gets 51.3 %; knowing the answer to the task “smiling” "
+        "alone gives 52.1 % (the label floor). Before unlearning, the best attacker got 98.7 %."
+    )
+
+
+def test_explanation_without_original_and_interval() -> None:
+    found = attribute("leaks", (0.7, 0.6, 0.5), (0.9, 0.9, 0.9), floors={"chance": 0.5, "majority": 0.6, "label": 0.6})
+    found |= {"attackers": found["attackers"][:1], "original_best": None, "n": None, "highest": None}
+    found["best"] = {"attacker": "resnet18", "accuracy": 0.7}
+    assert plain(" ".join(words.explanation("hat", found, words.Setting("age", "validation")))) == (
+        "From the released features, the one attacker (resnet18) guesses “hat” correctly for 70.0 % of the validation "
+        "images. Blind guessing, always the most frequent class, gets 60.0 %; knowing the answer to the task “age” "
+        "gives no more (the label floor). What the original model reveals was not measured."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"warnings": ["The suite failed its control."]}, "the suite failed its control"),
+        ({"warnings": ["One.", "Two."]}, "one; two"),
+        ({}, "the interval 50.9–54.4 % does not tell the best attacker from the label floor 52.1 %"),
+        (
+            {"best": {"attacker": "mlp", "accuracy": 0.5}},
+            "the audit has no interval to tell the best attacker from the label floor 52.1 %",
+        ),
+    ],
+)
+def test_inconclusive_says_why(changes: dict, reason: str) -> None:
+    found = glasses(verdict=words.INCONCLUSIVE, **changes)
+    assert plain(words.headline("glasses", found)) == f"Inconclusive because {reason}."
+
+
+def test_inconclusive_blames_the_attacker_once() -> None:
+    found = glasses(verdict=words.INCONCLUSIVE)
+    found["attackers"][0]["warning"] = "stopped early."
+    found["attackers"][1]["warning"] = "mlp did not converge"
+    assert words.inconclusive_reason(found) == "resnet18: stopped early; mlp did not converge"
+
+
+def test_fidelity() -> None:
+    assert plain(words.fidelity_sentence(audit()["fidelity"], SETTING)) == (
+        "The task “smiling” is answered correctly for 96.8 % of 2,000 test images (95 % interval 96.0–97.5 %). "
+        "The original model reaches 97.4 % (95 % interval 96.6–98.0 %): a change of −0.6 points."
+    )
+    assert "original" not in words.fidelity_sentence(bare_audit()["fidelity"], SETTING)
+
+
+def test_summary() -> None:
+    assert words.summary(audit()["attributes"]) == (
+        "3 attributes audited: 1 leaks, 1 at the floor for this suite, 1 inconclusive."
+    )
+    assert words.summary({}) == "No attribute was audited."
+    assert words.summary({"a": {"verdict": "leaks"}}) == "1 attribute audited: 1 leaks."
+
+
+@given(st.sampled_from(list(words.LABELS)), st.floats(0, 1), st.floats(0, 1), st.booleans())
+def test_no_sentence_promises_a_cure(verdict: str, after: float, label: float, original: bool) -> None:
+    found = attribute(verdict, (after, after / 2, 0.1), (0.9, 0.9, 0.9))
+    found["floors"]["label"] = label
+    found["original_best"] = 0.9 if original else None
+    told = [words.headline("x", found), *words.explanation("x", found, SETTING), words.aum_text(found), words.CAVEAT]
+    told += [text for pair in words.ABSENT.values() for text in pair]
+    assert not re.search(r"\b(removed|private|safe|fair|erased|guarantee\w*|cannot)\b", " ".join(told), re.IGNORECASE)
+    assert "of at most" in words.aum_text(found)
+
+
+@given(st.one_of(st.none(), st.floats(), st.booleans(), st.text(max_size=3)))
+def test_formats_take_anything(value: object) -> None:
+    known = formats.is_number(value)
+    for show in (formats.percent, formats.number, formats.points, formats.count, formats.duration, formats.memory):
+        text = show(value)
+        assert (text == formats.DASH) == (not known)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (formats.percent(0.9999), "100.0 %"),
+        (formats.percent(-0.0001), "0.0 %"),
+        (formats.number(-0.25), "−0.250"),
+        (formats.points(0.0), "0.0 points"),
+        (formats.duration(59.97), "1 min 0 s"),
+        (formats.duration(3599.7), "1 h 0 min"),
+        (formats.memory(1023), "1023 MiB"),
+        (formats.quantity(11_177), "11.2 k"),
+        (formats.interval([0.1, None]), ""),
+        (formats.interval([0.5, 0.25]), "50.0–25.0 %"),
+    ],
+)
+def test_formats(text: str, wanted: str) -> None:
+    assert plain(text) == wanted
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of WCAG 2.2."""
+
+    def light(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((light(one), light(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_contrast(mode: int) -> None:
+    colour = {name: pair[mode] for name, pair in PALETTE.items()}
+    for ground in ("page", "surface", "raised", "accent-soft"):
+        assert contrast(colour["ink"], colour[ground]) > 7
+        assert contrast(colour["muted"], colour[ground]) > 4.5, ground
+    for name in ("accent", "leaks", "at-floor", "inconclusive"):
+        assert contrast(colour[name], colour[f"{name}-soft"]) > 4.5, name
+        assert contrast(colour[name], colour["surface"]) > 4.5, name
+    for name in ("floor", "before", "series-2", "series-3", "series-4", "series-5"):
+        assert contrast(colour[name], colour["surface"]) > 3, name
+
+
+def test_no_two_roles_share_a_drawn_colour() -> None:
+    assert len(set(LIGHT.values())) == len(LIGHT)
