@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -58,10 +59,10 @@ def test_parquet_in_folders_and_unnamed_files(tmp_path, read):
     (root / ".hidden" / "train.parquet").write_bytes(b"junk")
     data_files.image_dataset(5, 90).to_parquet(root / "extra.parquet")
     data = read(root)
-    # Both files hold the same first images, so that train loses them.
+    # The test file holds the first 20 images of the train file once more.
     assert sizes(data)["test"] == 20
+    assert sizes(data)["train"] + sizes(data)["validation"] == 10
     assert any("1 parquet files name no split and are not used: extra" in w for w in data.warnings)
-    assert any("20 images of train occur pixel by pixel" in w or "images of train occur" in w for w in data.warnings)
 
 
 def test_one_parquet_file_is_split_by_seed(tmp_path, read):
@@ -149,7 +150,7 @@ def test_celeba_of_the_hub_with_booleans(monkeypatch, read):
 
     def part(n, first):
         bits = {name: [bool((i >> bit) & 1) for i in range(n)] for bit, name in enumerate(data_files.CELEBA)}
-        return data_files.image_dataset(n, first, celeb_id=list(range(n)), **bits)
+        return data_files.image_dataset(n, first, celeb_id=[first + i for i in range(n)], **bits)
 
     hub(monkeypatch, DatasetDict(train=part(40, 0), valid=part(20, 40), test=part(20, 60)))
     data = read("someone/celeba", "Smiling", ["Male"])
@@ -201,18 +202,20 @@ def test_toyfaces_take_their_options():
         load_dataset("toyfaces", target="smiling", attributes="glasses", m=3)
 
 
-def test_load_passes_every_setting_on(tmp_path, monkeypatch):
+def test_options_that_are_settings_of_their_own():
+    with pytest.raises(DataError, match=r"(?s)2 problems:.*Set it as `seed`.*Set it as `data\.size`"):
+        load(DataConfig(options={"size": 3, "seed": 1}))
+
+
+def test_load_passes_every_setting_on(tmp_path):
     folder = data_files.metadata_folder(tmp_path / "m", 60)
-    config = DataConfig(
-        source=str(folder), target="gender", attributes=("race",), size=4, limit=20, cache=tmp_path / "c"
-    )
+    settings = {"size": 4, "limit": 20, "cache": tmp_path / "c"}
+    config = DataConfig(source=str(folder), target="gender", attributes=("race",), **settings)
     data = load(config, seed=5, progress=False)
     assert data.image_shape == (3, 4, 4)
     assert len(data.rows("train")) == 20
     assert (tmp_path / "c").is_dir()
-    named = load_dataset(
-        folder, target="gender", attributes=["race"], size=4, limit=20, cache=tmp_path / "c", seed=5, progress=False
-    )
+    named = load_dataset(folder, target="gender", attributes=["race"], seed=5, progress=False, **settings)
     assert named.fingerprint == data.fingerprint
 
 
@@ -238,7 +241,7 @@ def test_importing_load_is_light():
         ({"target": "race"}, "both the target and an attribute"),
         (
             {"image_column": "race"},
-            "Expected `data.image_column` to be a column with images, but got 'race'. It holds int64",
+            "`data.image_column` to be a column with images, but got 'race'. It holds int64",
         ),
         ({"image_column": "imag"}, "Did you mean 'image'"),
         ({"layout": "nope"}, "Expected `data.layout`"),
@@ -306,19 +309,19 @@ def test_empty_folders_files_and_tables(tmp_path, read):
     with pytest.raises(DataError, match="a folder or a parquet file"):
         read(tmp_path / "x.txt")
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="Cannot read bad.parquet as parquet"):
+    with pytest.raises(DataError, match=r"Cannot read bad\.parquet as parquet"):
         read(tmp_path / "bad.parquet")
     (tmp_path / "e" / "metadata.csv").write_text("file_name,a\n")
-    with pytest.raises(DataError, match="metadata.csv has no rows"):
+    with pytest.raises(DataError, match=r"metadata\.csv has no rows"):
         read(tmp_path / "e")
     (tmp_path / "e" / "metadata.csv").write_text("filename,a\nx.png,1\n")
-    with pytest.raises(DataError, match="no column 'file_name'. Did you mean 'filename'"):
+    with pytest.raises(DataError, match=r"no column 'file_name'\. Did you mean 'filename'"):
         read(tmp_path / "e")
     (tmp_path / "e" / "metadata.csv").write_text("file_name,a\nx.png,1\n,2\n")
-    with pytest.raises(DataError, match="1 rows of metadata.csv have no 'file_name'"):
+    with pytest.raises(DataError, match=r"1 rows of metadata\.csv have no 'file_name'"):
         read(tmp_path / "e")
     (tmp_path / "e" / "metadata.csv").write_text("file_name,a\nx.png,1,5\n")
-    with pytest.raises(DataError, match="Cannot read metadata.csv"):
+    with pytest.raises(DataError, match=r"Cannot read metadata\.csv"):
         read(tmp_path / "e")
     pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "plain.parquet")
     with pytest.raises(DataError, match="No column with images found among: a"):
@@ -339,7 +342,7 @@ def test_files_that_disagree(tmp_path, read):
     folder = data_files.parquet_folder(tmp_path / "p", {"train": 30})
     other = data_files.image_dataset(10, 30)
     other.cast_column("gender", ClassLabel(names=["female", "male"])).to_parquet(folder / "test.parquet")
-    with pytest.raises(DataError, match="'gender' has other class names in train.parquet than before"):
+    with pytest.raises(DataError, match=r"'gender' has other class names in train\.parquet than before"):
         read(folder)
     other.remove_columns("race").add_column("race", [["a"]] * 10).to_parquet(folder / "test.parquet")
     with pytest.raises(DataError, match="columns of different types"):
@@ -355,15 +358,15 @@ def test_incomplete_official_folders(tmp_path, read):
     with pytest.raises(DataError, match="7 images of list_attr_celeba are not in list_eval_partition"):
         read(celeba)
     (celeba / "list_eval_partition.txt").unlink()
-    with pytest.raises(DataError, match="lacks list_eval_partition.txt"):
+    with pytest.raises(DataError, match=r"lacks list_eval_partition\.txt"):
         read(celeba)
     celeba = data_files.celeba_folder(tmp_path / "d", [0] * 8)
     (celeba / "img_align_celeba").rename(celeba / "images")
-    with pytest.raises(DataError, match="expected '000001.jpg' in the folder img_align_celeba"):
+    with pytest.raises(DataError, match=r"expected '000001\.jpg' in the folder img_align_celeba"):
         read(celeba)
     fairface = data_files.fairface_folder(tmp_path / "f", 8, 4)
     (fairface / "fairface_label_val.csv").unlink()
-    with pytest.raises(DataError, match="lacks fairface_label_val.csv"):
+    with pytest.raises(DataError, match=r"lacks fairface_label_val\.csv"):
         read(fairface)
 
 
@@ -380,7 +383,7 @@ def test_missing_labels(tmp_path, read):
     assert sum(sizes(data).values()) == 57
     assert data.labels["race"][10] == -1
     assert sum(data.attributes[0].missing.values()) == 1
-    with pytest.raises(DataError, match="'none' has no values|'none' holds null"):
+    with pytest.raises(DataError, match="'none' holds null, not classes"):
         read(root, "none")
 
 
@@ -407,15 +410,11 @@ def test_one_class_in_a_split_is_refused(tmp_path, read):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not here")
-@pytest.mark.parametrize(
-    ("name", "target", "attribute", "shape", "counts"),
-    [
-        ("utkface", "gender", "race", (3, 64, 64), {"train": 16270, "validation": 2244, "test": 4623}),
-        ("celeba", "Smiling", "Male", (3, 64, 64), {"train": 6911, "validation": 1054, "test": 2035}),
-    ],
-)
-def test_real_data(tmp_path, name, target, attribute, shape, counts):
-    data = load_dataset(REAL / name, target=target, attributes=attribute, cache=tmp_path, progress=False)
-    assert data.image_shape == shape
-    assert sizes(data) == counts
-    assert len(np.unique(data.split_labels("test", attribute))) == data.attributes[0].n_classes
+def test_real_data(tmp_path, read):
+    shutil.copy(REAL / "utkface" / "validation-00000-of-00001.parquet", tmp_path / "faces.parquet")
+    data = read(tmp_path / "faces.parquet")
+    assert data.images.shape == (2244, 3, 64, 64)
+    assert sizes(data) == {"train": 1571, "validation": 224, "test": 449}
+    assert set(data.labels) == {"gender", "race", "age_bin"}
+    assert data.attributes[0].classes == ("White", "Black", "Asian", "Indian", "Others")
+    assert 50 < np.mean(data.images) < 200

@@ -66,7 +66,7 @@ def test_a_step_along_the_gradient_lowers_the_penalty(faces, batch, features, re
     before = sum(heads.penalty(features, batch).values())
     before.backward()
     after = sum(heads.penalty(features - 0.05 * features.grad / features.grad.norm(), batch).values())
-    assert float(after) < float(before)
+    assert after.item() < before.item()
 
 
 def test_weights_scale_their_terms(faces, batch, features):

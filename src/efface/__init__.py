@@ -50,7 +50,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'efface' has no attribute {name!r}")
     home = import_module(_HOMES[name])
-    # A submodule of the same name (efface.audit) must not shadow the function once it is imported.
     value = getattr(home, {"build_model": "build"}.get(name, name))
     globals()[name] = value
     return value

@@ -1,5 +1,9 @@
 """The audit: attackers trained afresh on released features, floors, intervals and verdicts."""
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from efface.audit.attackers import ATTACKERS, Attacker, Budget, FeatureView, FittedAttacker, build_attacker, register
 from efface.audit.audit import audit
 from efface.audit.features import FeatureSet, extract
@@ -20,3 +24,13 @@ __all__ = [
     "extract",
     "register",
 ]
+
+
+class _CallablePackage(ModuleType):
+    """``efface.audit`` is this package and, by this class, the function of the same name too."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> AuditResult:
+        return audit(*arguments, **settings)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

@@ -16,22 +16,21 @@ CELEBA_SIZE = 64
 
 
 def load(config: DataConfig, seed: int = 0, progress: bool = True) -> AttributeDataset:
-    """Read the data set that a configuration describes; see ``load_dataset``."""
-    return load_dataset(
-        config.source,
-        target=config.target,
-        attributes=config.attributes,
-        layout=config.layout,
-        image_column=config.image_column,
-        size=config.size,
-        limit=config.limit,
-        validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction,
-        cache=config.cache,
-        seed=seed,
-        progress=progress,
-        **config.options,
-    )
+    """Read the data set that a configuration describes; see ``load_dataset``.
+
+    Raises:
+        DataError: As ``load_dataset``; or ``options`` names a setting of its own right.
+    """
+    settings = {
+        **config.model_dump(exclude={"flip", "shift", "options"}),
+        "seed": seed,
+        "progress": progress,
+    }
+    problems = Problems(DataError)
+    for name in sorted(set(settings) & set(config.options)):
+        problems.add(f"{name!r} is no option of a source. Set it as `{'seed' if name == 'seed' else 'data.' + name}`.")
+    problems.raise_if_any()
+    return load_dataset(**settings, **config.options)
 
 
 def load_dataset(

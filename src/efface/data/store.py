@@ -127,7 +127,8 @@ def _read(folder: Path, key: str) -> Store | None:
     """
     try:
         meta = json.loads((folder / "meta.json").read_text())
-        with np.load(folder / "labels.npz") as arrays:
+        # Opened here, since numpy leaves a damaged archive open.
+        with (folder / "labels.npz").open("rb") as file, np.load(file) as arrays:
             matrix, split, hashes, unreadable = (arrays[n] for n in ("labels", "split", "hashes", "unreadable"))
         images = np.load(folder / "images.npy", mmap_mode="r")
         if meta["key"] != key or len(images) != len(hashes) or matrix.shape != (len(meta["classes"]), len(images)):
@@ -210,9 +211,7 @@ def _decode_group(chunk: list[Encoded], out: UInt8[np.ndarray, "n 3 S S"], keep:
         try:
             if content is None:
                 raise OSError("no image")
-            if keep:
-                require_square(*measure(content), size, name)
-            pixels[:] = decode(content, size)
+            pixels[:] = decode(content, size, keep, name)
             hashes.append(_hash(pixels))
         except DataError:
             raise

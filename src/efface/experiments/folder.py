@@ -36,8 +36,8 @@ class RunFolder:
             number += 1
         return cls(candidate)
 
-    def begin(self, config: Config, resume: bool, overwrite: bool) -> None:
-        """Make the folder ready, losing nothing that was not given up.
+    def check(self, config: Config, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that would lose something that was not given up; write nothing.
 
         Raises:
             ConfigError: The folder holds another run, or other files.
@@ -58,10 +58,14 @@ class RunFolder:
                 )
         elif path.exists() and any(path.iterdir()):
             raise ConfigError(f"{str(path)!r} is not empty and holds no run. Name another folder with --out.")
-        path.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, config: Config, resume: bool, overwrite: bool) -> None:
+        """Check the folder, make it ready and write config.yaml."""
+        self.check(config, resume, overwrite)
+        self.path.mkdir(parents=True, exist_ok=True)
         if overwrite and not resume:
             self._clear()
-        saved.write_text(config.to_yaml(), encoding="utf-8")
+        (self.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
 
     def _clear(self) -> None:
         names = (*OWN, "reconstructions.npz", "original.safetensors", "model.safetensors")

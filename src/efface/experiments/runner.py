@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import nn
 
 from efface.audit import AuditResult, audit
+from efface.audit.audit import build_suite
 from efface.config import Config
 from efface.data.dataset import AttributeDataset
 from efface.data.load import load
@@ -22,7 +24,7 @@ from efface.errors import CheckpointError
 from efface.experiments.environment import describe, peak_rss_mb
 from efface.experiments.folder import RunFolder
 from efface.methods import UnlearnedModel, find_method
-from efface.models import build
+from efface.models import build, split
 from efface.report import render_report, write_model_card
 
 
@@ -81,12 +83,13 @@ def run(
     """
     console = console or Console(quiet=True)
     folder = RunFolder(Path(out)) if out is not None else RunFolder.fresh(config.name)
-    find_method(config.method.name)
-    folder.begin(config, resume, overwrite)
+    folder.check(config, resume, overwrite)
     clock = Clock()
-    folder.write_json("environment.json", describe(config.seed))
     with clock.phase("read_s"):
-        data = load(config.data, config.seed)
+        data = load(config.data, config.seed, progress)
+    preflight(config, data)
+    folder.begin(config, resume, overwrite)
+    folder.write_json("environment.json", describe(config.seed))
     for remark in data.warnings:
         console.print(f"[yellow]Data:[/] {remark}", highlight=False)
     job = Job(
@@ -102,6 +105,14 @@ def run(
     extra = {"auxiliary": asdict(result.auxiliary) if result.auxiliary else None}
     clock.phases["train_s"] = round(clock.phases["train_original_s"] + clock.phases["train_unlearned_s"], 3)
     return examine(config, data, folder, clock, original, result.model, extra, progress)
+
+
+def preflight(config: Config, data: AttributeDataset) -> None:
+    """Try whatever can fail before hours are spent: method, attackers, model and cut."""
+    find_method(config.method.name)
+    build_suite(config.audit.attackers)
+    channels, height, width = data.image_shape
+    split(fresh_model(config, data, "original"), _cuts(config), torch.zeros(2, channels, height, width))
 
 
 def fresh_model(config: Config, data: AttributeDataset, role: str) -> nn.Module:
@@ -168,7 +179,7 @@ def audit_again(path: Path, *, split: str | None = None, progress: bool = True, 
     weights = {name: folder.weights(name) for name in ("original", "model")}
     clock = Clock()
     with clock.phase("read_s"):
-        data = load(config.data, config.seed)
+        data = load(config.data, config.seed, progress)
     models = {}
     for name, state in weights.items():
         models[name] = fresh_model(config, data, name)

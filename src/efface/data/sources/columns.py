@@ -75,7 +75,7 @@ def merge_tables(tables: list[pa.Table]) -> pa.Table:
         raise DataError(f"The files of the data set have columns of different types: {error}.") from None
 
 
-def encoded_images(column: pa.Array, first_row: int, folder: Path | None) -> Iterator[Encoded]:
+def encoded_images(column: pa.Array | pa.ChunkedArray, first_row: int, folder: Path | None) -> Iterator[Encoded]:
     """Yield the images of an Arrow column; paths are relative to ``folder``."""
     for row, value in enumerate(column.to_pylist(), first_row):
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)

@@ -12,22 +12,31 @@ from PIL import ExifTags, Image, ImageOps
 from efface.errors import DataError, expected
 
 
-def decode(encoded: bytes | Path, size: int) -> UInt8[np.ndarray, "3 S S"]:
+def decode(encoded: bytes | Path, size: int, keep: bool = False, name: str = "an image") -> UInt8[np.ndarray, "3 S S"]:
     """Return an image as RGB, its centre square resampled (bicubic, antialiased) to ``size`` pixels.
 
     An image that has the size already keeps its exact pixels. Grey, CMYK, palette and alpha images become RGB; EXIF
     rotation is applied, as Hugging Face datasets does.
 
+    Args:
+        encoded: File content or path.
+        size: Width and height in pixels.
+        keep: Refuse images of another size instead of resampling them.
+        name: For messages.
+
     Raises:
+        DataError: The image has another size, and ``keep`` is set.
         Exception: Whatever Pillow raises on a file it can't read.
     """
     with _open(encoded) as opened:
         image = _as_rgb(opened)
     w, h = image.size
+    if keep:
+        require_square(w, h, size, name)
     if (w, h) != (size, size):
         side = min(w, h)
-        box = ((w - side) / 2, (h - side) / 2, (w + side) / 2, (h + side) / 2)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        left, top = (w - side) // 2, (h - side) // 2
+        image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image).transpose(2, 0, 1)
 
 

@@ -1,0 +1,93 @@
+"""Settings: strict, told all at once, written and read back, bound to a fingerprint."""
+
+import pytest
+import yaml
+
+from efface.config import Config, override
+from efface.errors import ConfigError, EffaceError
+from efface.experiments import find_config, presets
+
+
+def test_yaml_round_trip(tmp_path):
+    config = Config.from_mapping({"name": "a", "engine": {"epochs": 3}, "model": {"at": ["layer2", "layer3"]}})
+    path = tmp_path / "a.yaml"
+    path.write_text(config.to_yaml())
+    assert Config.from_yaml(path) == config
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        Config.from_mapping({"engine": {"epoch": 3, "batch_size": 0}, "method": {"variant": "both"}, "sead": 1})
+    text = str(caught.value)
+    assert "4 problems" in text
+    assert "Unknown setting `engine.epoch`. Did you mean 'epochs'?" in text
+    assert "`engine.batch_size`: input should be greater than 0, but got 0." in text
+    assert "`method.variant`: input should be 'conditional' or 'paper', but got 'both'." in text
+    assert "Unknown setting `sead`. Did you mean 'seed'?" in text
+
+
+def test_overrides_are_yaml_values():
+    values = override({"engine": {"epochs": 3}}, ["engine.epochs=5", "data.attributes=[race, age_bin]", "seed=2"])
+    assert values == {"engine": {"epochs": 5}, "data": {"attributes": ["race", "age_bin"]}, "seed": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs", "section.name=value"),
+        ("seed.deep=1", "is a value, not a section"),
+        ("seed=[1", "is not a YAML value"),
+    ],
+)
+def test_bad_overrides(text, message):
+    with pytest.raises(ConfigError, match=message):
+        override({"seed": 0}, [text])
+
+
+@pytest.mark.parametrize("content", ["- a\n", "a: [", "\x00"])
+def test_unreadable_files(tmp_path, content):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"bad.yaml"):
+        Config.from_yaml(path)
+
+
+def test_fingerprint_follows_what_changes_the_weights():
+    base = Config()
+    same = base.updated(["audit.epochs=3", "engine.log_every=7", "engine.checkpoint_every=9", "data.cache=/elsewhere"])
+    assert same.fingerprint() == base.fingerprint()
+    for change in ("seed=1", "engine.lr=0.1", "method.removal_weight=9", "data.flip=false", "model.at=layer3"):
+        assert base.updated([change]).fingerprint() != base.fingerprint(), change
+
+
+def test_every_preset_is_valid_and_described():
+    assert {"toyfaces-smiling-glasses", "utkface-gender-race", "celeba-smiling-male", "cifar10-living-class"} <= set(
+        presets()
+    )
+    for name, text in presets().items():
+        config = find_config(name)
+        assert config.name == name
+        assert text
+        assert yaml.safe_load(config.to_yaml())
+
+
+def test_unknown_preset_and_missing_file():
+    with pytest.raises(ConfigError, match="Did you mean 'utkface-gender-race'"):
+        find_config("utkface-gender-rase")
+    with pytest.raises(ConfigError, match=r"No configuration file 'no.yaml'"):
+        find_config("no.yaml")
+
+
+def test_configurations_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().seed = 3  # type: ignore[misc]
+
+
+def test_every_error_is_of_one_tree():
+    from efface import errors
+
+    leaves = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception) and e is not EffaceError]
+    assert len(leaves) >= 7
+    for leaf in leaves:
+        assert issubclass(leaf, EffaceError)
+        assert issubclass(leaf, ValueError | TypeError | RuntimeError)
