@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator
 from efface.report.schema import load_schema
 
 SETTINGS = [
-    "--set=data.options={n: 700, size: 32}",
+    "--set=data.options={n: 700}",
+    "--set=data.size=32",
     "--set=model.stem=small",
     "--set=model.options={width: 8}",
     "--set=engine.epochs=1",

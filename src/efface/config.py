@@ -62,18 +62,18 @@ class MethodConfig(Section):
     name: str = Field("detachment", description="`efface ls methods`")
     variant: Literal["conditional", "paper"] = "conditional"
     init: Literal["scratch", "original"] = Field("original", description="start from fresh or from trained weights")
-    input_weight: Weight = Field(0.002, description="λ1, on I(h;x), or I(h;x|z) if conditional")
+    input_weight: Weight = Field(0.001, description="λ1, on I(h;x), or I(h;x|z) if conditional")
     target_weight: Weight = Field(1.0, description="λ2, on I(h;y)")
-    removal_weight: Weight = Field(2.0, description="λ3, on I(h;z), or I(h;z|y) if conditional")
+    removal_weight: Weight = Field(8.0, description="λ3, on I(h;z), or I(h;z|y) if conditional")
     attribute_weights: dict[str, Weight] = Field(default_factory=dict, description="factor per attribute; default 1")
     warmup: Fraction = Field(0.15, description="share of training over which the removal weight rises from 0")
-    heads: tuple[str, ...] = Field(("conv", "pooled"), min_length=1, description="kinds of removal heads")
+    heads: tuple[str, ...] = Field(("conv", "grid", "ridge"), min_length=1, description="conv, pooled, grid, ridge")
     removal: Literal["confusion", "reversal", "vclub"] = Field("confusion", description="what the extractor minimises")
     inner_steps: Positive = Field(2, description="steps of the removal heads per step of the extractor")
     restart_every: int = Field(0, ge=0, description="epochs after which one removal head starts afresh; 0: never")
-    head_lr: float = Field(2e-3, gt=0, description="learning rate of the removal heads")
-    head_width: Positive = Field(128, description="channels of the auxiliary heads")
-    decoder_width: Positive = Field(64, description="channels of the decoder")
+    head_lr: float = Field(1e-3, gt=0, description="learning rate of the removal heads")
+    head_width: Positive = Field(64, description="channels of the auxiliary heads")
+    decoder_width: Positive = Field(32, description="channels of the decoder")
     training: Literal["cross_entropy", "contrastive"] = Field("cross_entropy", description="how target heads learn")
     temperature: float = Field(0.1, gt=0, description="of the supervised contrastive loss")
 
@@ -86,7 +86,8 @@ class EngineConfig(Section):
     original_epochs: Positive | None = Field(None, description="epochs of the original model; None: as `epochs`")
     batch_size: Positive = 128
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(2e-3, gt=0, description="peak learning rate; warm-up, then cosine")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate; warm-up, then cosine")
+    original_lr: float | None = Field(2e-3, gt=0, description="peak rate of the original model; None: as `lr`")
     lr_warmup: Fraction = 0.1
     weight_decay: Weight = 0.05
     label_smoothing: Fraction = 0.0

@@ -1,4 +1,8 @@
-"""The audit: attackers trained afresh on released features, floors, intervals and verdicts."""
+"""The audit: attackers trained afresh on released features, floors, intervals and verdicts.
+
+The package can be called: ``efface.audit(model, data, at=...)`` is ``efface.audit.audit(...)``, whichever was imported
+first, the package or the function.
+"""
 
 import sys
 from types import ModuleType

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -226,5 +227,5 @@ def _describe_model(model: nn.Module, at: str, features: FeatureSet) -> dict[str
 def _phases(clock: Sequence[float]) -> dict[str, float]:
     """Seconds from start to features, attacks, decoders, and in all."""
     names = ("features_s", "attacks_s", "reconstruction_s")
-    parts = {name: round(end - begin, 3) for name, begin, end in zip(names, clock, clock[1:], strict=True)}
+    parts = {name: round(end - begin, 3) for name, (begin, end) in zip(names, pairwise(clock), strict=True)}
     return {"audit_s": round(clock[-1] - clock[0], 3), **parts}

@@ -59,7 +59,7 @@ def extract(
     dataset: AttributeDataset,
     at: str,
     splits: Sequence[str] = SPLITS,
-    batch_size: int = 256,
+    batch_size: int = 512,
     precision: str = "auto",
     cache: Path | None = None,
     tick: Callable[[int], None] = lambda _: None,
@@ -84,17 +84,34 @@ def extract(
     """
     if precision not in PRECISIONS:
         raise AuditError(expected("precision", f"one of {', '.join(PRECISIONS)}", precision))
-    root = Path(tempfile.mkdtemp(prefix="efface-features-")) if cache is None else Path(cache)
+    if cache is not None:
+        return _extract(model, dataset, at, splits, batch_size, precision, Path(cache), tick)
+    root = Path(tempfile.mkdtemp(prefix="efface-features-"))
+    try:
+        found = _extract(model, dataset, at, splits, batch_size, precision, root, tick)
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)
+        raise
+    weakref.finalize(found, shutil.rmtree, root, True)
+    return found
+
+
+def _extract(
+    model: nn.Module,
+    dataset: AttributeDataset,
+    at: str,
+    splits: Sequence[str],
+    batch_size: int,
+    precision: str,
+    root: Path,
+    tick: Callable[[int], None],
+) -> FeatureSet:
     folder = root / cache_key(model, dataset, at, splits, precision)
     if not (folder / "standard.npz").exists():
-        parts = split(model, at)
-        _write(parts, model, dataset, splits, batch_size, precision, folder, tick)
+        _write(split(model, at), model, dataset, splits, batch_size, precision, folder, tick)
     else:
         tick(sum(len(dataset.rows(name)) for name in splits))
-    found = _open(folder, dataset, splits, at)
-    if cache is None:
-        weakref.finalize(found, shutil.rmtree, root, True)
-    return found
+    return _open(folder, dataset, splits, at)
 
 
 def cache_key(model: nn.Module, dataset: AttributeDataset, at: str, splits: Sequence[str], precision: str) -> str:

@@ -71,7 +71,6 @@ def fit(
     config: EngineConfig,
     job: Job,
     evaluate: Evaluate | None = None,
-    epochs: int | None = None,
 ) -> History:
     """Train the parts' blocks, objectives and adversaries in place.
 
@@ -81,7 +80,6 @@ def fit(
         config: Schedule, optimiser and precision.
         job: Where to write, the seed, whether to resume.
         evaluate: Figures of the validation split, called after each epoch.
-        epochs: In place of ``config.epochs``.
 
     Raises:
         TrainingError: The loss is not finite, or a batch can't be filled.
@@ -96,20 +94,17 @@ def fit(
     batches = Batches(
         data, "train", config.batch_size, fabric.device, augment=job.augment, seed=derive(job.seed, job.model, "batches")
     )
-    loop = _Loop(fabric, stages, batches, config, job, epochs or config.epochs)
+    loop = _Loop(fabric, stages, batches, config, job)
     return loop.run(evaluate)
 
 
 class _Loop:
     """State of one call of ``fit``."""
 
-    def __init__(
-        self, fabric: Fabric, stages: list[Stage], batches: Batches, config: EngineConfig, job: Job, epochs: int
-    ):
+    def __init__(self, fabric: Fabric, stages: list[Stage], batches: Batches, config: EngineConfig, job: Job):
         self.fabric, self.stages, self.batches, self.config, self.job = fabric, stages, batches, config, job
-        self.epochs = epochs
         self.per_epoch = len(batches)
-        self.steps = epochs * self.per_epoch
+        self.steps = config.epochs * self.per_epoch
         self.advance = SCHEDULES[config.schedule]
         writes = fabric.is_global_zero and job.folder is not None
         self.log = MetricsLog(job.folder / "metrics.jsonl" if writes and job.folder else None, job.model)

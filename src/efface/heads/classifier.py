@@ -133,5 +133,5 @@ def build_head(kind: str, feature_shape: Sequence[int], classes: int, width: int
         torch.Size([4, 5])
     """
     if kind not in TRUNKS:
-        raise ConfigError(f"Unknown kind of head {kind!r} in `method.heads`. {did_you_mean(kind, TRUNKS)}")
+        raise ConfigError(f"Unknown kind of head {kind!r} in `method.heads`. {did_you_mean(kind, [*TRUNKS, 'ridge'])}")
     return Head(TRUNKS[kind](feature_shape, width), width, classes, given)

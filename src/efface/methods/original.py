@@ -33,6 +33,8 @@ class Original(Method):
         """Train the whole model as one block."""
         del config
         part = Part(model, ClassifierObjective(engine.label_smoothing))
-        epochs = engine.original_epochs or engine.epochs
-        history = fit([part], data, engine, job, fidelity_of(model, data), epochs)
+        settings = engine.model_copy(
+            update={"epochs": engine.original_epochs or engine.epochs, "lr": engine.original_lr or engine.lr}
+        )
+        history = fit([part], data, settings, job, fidelity_of(model, data))
         return UnlearnedModel(model, tuple(at), self.name, history)

@@ -2,7 +2,8 @@
 
 A classifier gives a lower bound on I(h;z): minimising it proves nothing unless the classifier is at its best. The heads
 are therefore several, of different kinds, and train on detached features before each step of the extractor
-(THEORY, Estimators). The penalty reaches the extractor with the heads' parameters held fixed.
+(THEORY, Estimators); ``ridge`` is solved in closed form. The penalty reaches the extractor with the heads' parameters
+held fixed.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ from efface.information import (
     supervised_contrastive_loss,
     vclub_upper_bound,
 )
+from efface.objectives.ridge import RidgeHead
 from efface.objectives.terms import Terms
 from efface.shapes import Features, Labels, Logits, Scalar
+
+RIDGE = "ridge"
+"""The kind of head that is solved, not trained."""
 
 
 class RemovalHeads(nn.Module):
@@ -54,14 +59,17 @@ class RemovalHeads(nn.Module):
                         given=prior.shape[0] if config.variant == "conditional" else 1,
                     )
                     for kind in config.heads
+                    if kind != RIDGE
                 )
                 for name, prior in priors.items()
             }
         )
+        solved = priors.items() if RIDGE in config.heads else ()
+        self.solved = nn.ModuleDict({name: RidgeHead(feature_shape, prior) for name, prior in solved})
 
     def forward(self, features: Features, batch: Batch) -> Terms:
         """Return the heads' own loss on detached features: cross-entropy, and the contrastive loss if asked for."""
-        losses: list[Tensor] = []
+        losses: list[Tensor] = [features.sum() * 0]
         metrics: dict[str, Tensor] = {}
         for name, prior, logits, projection, labels in self._read(features, batch, fixed=False):
             losses.append(cross_entropy_rate(logits, labels))
@@ -73,11 +81,14 @@ class RemovalHeads(nn.Module):
         return Terms(torch.stack(losses).sum(), metrics)
 
     def penalty(self, features: Features, batch: Batch) -> dict[str, Scalar]:
-        """Return per attribute what the extractor pays, in nats, averaged over its heads."""
-        paid: dict[str, list[Tensor]] = {name: [] for name in self.heads}
+        """Return per attribute what the extractor pays, in nats: to the trained heads on average, and to the solved."""
+        paid: dict[str, list[Tensor]] = {name: [] for name in self.names}
         for name, prior, logits, _, labels in self._read(features, batch, fixed=True):
             paid[name].append(self._price(logits, labels, batch.target, prior))
-        return {name: torch.stack(prices).mean() for name, prices in paid.items()}
+        total = {name: torch.stack(prices).mean() if prices else features.sum() * 0 for name, prices in paid.items()}
+        for name, head in self.solved.items():
+            total[name] = total[name] + head(features, batch.attributes[name], batch.target)
+        return total
 
     def _price(self, logits: Logits, labels: Labels, target: Labels, prior: Float[Tensor, "Y A"]) -> Scalar:
         """Price of one head's knowledge, by `method.removal`."""
@@ -112,6 +123,8 @@ class RemovalHeads(nn.Module):
         """Start one head of each attribute afresh, in turn; return its parameters."""
         renewed: list[nn.Parameter] = []
         for heads in self.heads.values():
+            if not len(heads):
+                continue
             head = heads[turn % len(heads)]
             for module in head.modules():
                 reset = getattr(module, "reset_parameters", None)

@@ -38,7 +38,26 @@ def build_attacker(name: str) -> Attacker:
     return ATTACKERS[name]()
 
 
+def summaries() -> dict[str, str]:
+    """Return what each attacker is, in a line, by name.
+
+    Example:
+        >>> summaries()["linear"]
+        'Logistic regression; validation picks the penalty.'
+    """
+    return {name: (attacker.__doc__ or "").strip().split("\n")[0] for name, attacker in ATTACKERS.items()}
+
+
 for _attacker in (ResNetAttacker, PooledAttacker, LinearAttacker):
     register(_attacker)
 
-__all__ = ["ATTACKERS", "Attacker", "Budget", "FeatureView", "FittedAttacker", "build_attacker", "register"]
+__all__ = [
+    "ATTACKERS",
+    "Attacker",
+    "Budget",
+    "FeatureView",
+    "FittedAttacker",
+    "build_attacker",
+    "register",
+    "summaries",
+]

@@ -100,13 +100,13 @@ def _quick(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[nn.Module, tuple[in
 
 
 class ResNetAttacker(NetworkAttacker):
-    """ResNet-18 on (h, z)."""
+    """A decoder with ResNet-18 as its backbone, on whole maps: the paper's attacker."""
 
     name = "resnet18"
-    learning_rate = 2e-3
+    learning_rate = 3e-3
     weight_decay = 0.05
-    mixup = 0.2
-    noise = 0.1
+    mixup = 1.0
+    noise = 0.2
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """Return a fresh decoder."""

@@ -76,19 +76,31 @@ class NetworkAttacker(Attacker):
             for people in shuffled(len(train), size):
                 for group in optimizer.param_groups:
                     group["lr"] = self.learning_rate * one_cycle(step / total)
-                loss = self._loss(network, train, people, budget.device)
-                if not torch.isfinite(loss):
+                if not self._step(network, optimizer, train, people, budget.device):
                     return best, f"training stopped in epoch {epoch}: the loss was not finite"
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
                 step += 1
-            logits = self.logits(network, validation, budget.device)
-            best.update(epoch, network, logits, validation.labels)
+            best.update(epoch, network, self.logits(network, validation, budget.device), validation.labels)
             budget.tick()
             if epoch - best.improved >= patience:
                 break
         return best, None
+
+    def _step(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        train: FeatureView,
+        people: Int[Tensor, " B"],
+        device: torch.device,
+    ) -> bool:
+        """Take one step; return False, and take none, where the loss is not finite."""
+        loss = self._loss(network, train, people, device)
+        if not torch.isfinite(loss):
+            return False
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return True
 
     def _loss(
         self, network: nn.Module, train: FeatureView, people: Int[Tensor, " B"], device: torch.device
