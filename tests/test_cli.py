@@ -212,5 +212,7 @@ def test_import_is_light():
 
 def test_every_public_name_exists():
     code = "import efface; print(all(callable(getattr(efface, n)) for n in efface.__all__), len(efface.__all__))"
-    done = subprocess.run([sys.executable, "-W", "error::DeprecationWarning", "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning", "-c", code], capture_output=True, text=True
+    )
     assert done.stdout.startswith("True"), done.stderr

@@ -86,7 +86,9 @@ def test_configurations_are_frozen():
 def test_every_error_is_of_one_tree():
     from efface import errors
 
-    leaves = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception) and e is not EffaceError]
+    leaves = [
+        e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception) and e is not EffaceError
+    ]
     assert len(leaves) >= 7
     for leaf in leaves:
         assert issubclass(leaf, EffaceError)

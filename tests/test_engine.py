@@ -165,7 +165,7 @@ def test_an_infinite_gradient_of_a_finite_loss_is_seen(net, faces):
 
 
 def test_a_batch_larger_than_the_split_is_an_error(net, faces):
-    with pytest.raises(TrainingError, match="Lower `engine.batch_size`"):
+    with pytest.raises(TrainingError, match=r"Lower `engine.batch_size`"):
         fit([Part(net, ClassifierObjective())], faces, FAST.model_copy(update={"batch_size": 4000}), QUIET)
 
 

@@ -66,7 +66,7 @@ def test_missing_pieces_name_what_to_do(tmp_path):
     folder = RunFolder(tmp_path)
     with pytest.raises(CheckpointError, match=r"holds no run .* Make one with `efface run`"):
         folder.config()
-    with pytest.raises(CheckpointError, match="the run is not finished. Go on with"):
+    with pytest.raises(CheckpointError, match=r"the run is not finished. Go on with"):
         folder.weights("model")
     (tmp_path / "model.safetensors").write_bytes(b"12345")
     with pytest.raises(CheckpointError, match="Cannot read"):

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import Net
 
+from conftest import Net
 from efface.config import EngineConfig, MethodConfig
 from efface.engine import Job
 from efface.errors import ConfigError, CutError
@@ -101,7 +101,13 @@ def test_the_penalised_attribute_is_harder_to_find(faces):
         torch.manual_seed(0)
         model = Net()
         method = SMALL.model_copy(
-            update={"removal_weight": weight, "input_weight": 0.0, "warmup": 0.0, "inner_steps": 2, "target_weight": 1.0}
+            update={
+                "removal_weight": weight,
+                "input_weight": 0.0,
+                "warmup": 0.0,
+                "inner_steps": 2,
+                "target_weight": 1.0,
+            }
         )
         engine = FAST.model_copy(update={"epochs": 12, "lr": 5e-3})
         result = unlearn(model, faces, at="middle", method=method, engine=engine, progress=False)
@@ -112,7 +118,7 @@ def test_the_penalised_attribute_is_harder_to_find(faces):
 
 
 def test_error_messages(faces, net):
-    with pytest.raises(ConfigError, match="Unknown method 'detachmen'. Did you mean 'detachment'"):
+    with pytest.raises(ConfigError, match=r"Unknown method 'detachmen'. Did you mean 'detachment'"):
         unlearn(net, faces, at="low", method="detachmen")
     with pytest.raises(ConfigError, match=r"`method.attribute_weights` names 'glases'. Did you mean 'glasses'"):
         unlearn(net, faces, at="low", method=MethodConfig(attribute_weights={"glases": 1.0}), engine=FAST)

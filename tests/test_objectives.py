@@ -74,9 +74,9 @@ def test_weights_scale_their_terms(faces, batch, features):
     double = make(faces, input_weight=0.0, target_weight=0.0, removal_weight=2.0)[0]
     one, two = (o(features, batch, 1.0).total for o in (base, double))
     torch.testing.assert_close(two, 2 * one)
-    only_glasses = make(
-        faces, input_weight=0.0, target_weight=0.0, removal_weight=1.0, attribute_weights={"hat": 0.0}
-    )[0]
+    only_glasses = make(faces, input_weight=0.0, target_weight=0.0, removal_weight=1.0, attribute_weights={"hat": 0.0})[
+        0
+    ]
     terms = only_glasses(features, batch, 1.0)
     torch.testing.assert_close(terms.total, terms.metrics["penalty_nats/glasses"])
 
@@ -99,7 +99,9 @@ def test_missing_attribute_labels_are_left_out(faces, batch, features):
 
     _, removal = make(faces)
     removal.eval()
-    hidden = replace(batch, attributes={n: torch.where(torch.arange(64) < 32, z, -1) for n, z in batch.attributes.items()})
+    hidden = replace(
+        batch, attributes={n: torch.where(torch.arange(64) < 32, z, -1) for n, z in batch.attributes.items()}
+    )
     half = Batch(
         batch.images[:32], batch.pixels[:32], batch.target[:32], {n: z[:32] for n, z in batch.attributes.items()}
     )

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +28,22 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class DerivedColumn(Section):
+    """A column of two classes made from the classes of another column.
+
+    Example:
+        >>> DerivedColumn(of="label", values=("bird", "cat"), names=("vehicle", "animal")).names
+        ('vehicle', 'animal')
+    """
+
+    # YAML reads class names such as 0 as numbers.
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    of: str = Field(description="column of the source")
+    values: tuple[str, ...] = Field(min_length=1, description="its classes that become class 1; all others are class 0")
+    names: tuple[str, str] = Field(("no", "yes"), description="names of class 0 and class 1")
+
+
 class DataConfig(Section):
     """What is read, and which columns are the task and the attributes."""
 
@@ -43,7 +59,12 @@ class DataConfig(Section):
     flip: bool = Field(True, description="mirror training images at random")
     shift: int = Field(4, ge=0, description="shift training images by up to so many pixels")
     cache: Path | None = Field(None, description="folder of decoded images; None: $EFFACE_CACHE or ~/.cache/efface")
-    options: dict[str, Any] = Field(default_factory=dict, description="options of the source (toyfaces: n, correlation)")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="options of the source (toyfaces: n, correlation)"
+    )
+    derive: dict[str, DerivedColumn] = Field(
+        default_factory=dict, description="columns to make where the source lacks them, by name"
+    )
 
 
 class ModelConfig(Section):
@@ -213,10 +234,8 @@ def _explain(detail: Any) -> str:
 
 def _names(parents: list[str]) -> list[str]:
     """Names that are valid in a section."""
-    model: type[BaseModel] = Config
+    section: Any = Config
     for parent in parents:
-        annotation = model.model_fields[parent].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+        # In a mapping of sections (data.derive) the parent is a key of the user's own.
+        section = get_args(section)[1] if get_origin(section) is dict else section.model_fields[parent].annotation
+    return list(section.model_fields)

@@ -39,25 +39,25 @@ def layers(
     size: Annotated[int, typer.Option(min=8, help="Height and width of the images, pixels.")] = 64,
     classes: Annotated[int, typer.Option(min=2, help="Target classes.")] = 2,
 ) -> None:
-    """Layers at which a model can be cut, with what each would release."""
+    """Layers at which a model can be cut: what each would release, and what the model up to it holds and costs."""
     import torch
 
     from efface.models import build, cut_points
 
     network = build(model, classes, size)
-    table = Table("Layer", "Type", "Features", "Parameters before", "FLOPs before", box=None, pad_edge=False)
+    table = Table("Layer", "Type", "Features", "Parameters up to it", "FLOPs up to it", box=None, pad_edge=False)
     for point in cut_points(network, torch.zeros(2, 3, size, size)):
-        shape = "×".join(str(n) for n in point.shape)
-        table.add_row(point.name, point.kind, shape, f"{point.parameters:,}", f"{point.share_flops:.0%}")
+        shape = "×".join(str(n) for n in point.shape[1:])
+        table.add_row(point.name, point.kind, shape, f"{point.parameters:,}", f"{point.flops_share:.0%}")
     console.print(table, highlight=False)
 
 
 @ls.command()
 def datasets() -> None:
     """Data sets and the layouts that are read."""
-    from efface.data.load import LAYOUTS
+    from efface.data.load import LAYOUT_SUMMARIES
 
-    _show("What is read", LAYOUTS)
+    _show("How it is recognised; its splits", LAYOUT_SUMMARIES)
 
 
 @ls.command()

@@ -22,15 +22,11 @@ def report(
     Needs nothing but the run folders: no model, no data, no torch.
 
     Examples:
-
       efface report runs/mine
 
       efface report runs/mine runs/other --out comparison.html
     """
     from efface.report import render_comparison, render_report
 
-    if len(runs) == 1:
-        page = render_report(runs[0], out)
-    else:
-        page = render_comparison(runs, out or Path("comparison.html"))
+    page = render_report(runs[0], out) if len(runs) == 1 else render_comparison(runs, out or Path("comparison.html"))
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)

@@ -31,7 +31,6 @@ def run(
     keys), audit.json, report.html, README.md (a model card).
 
     Examples:
-
       efface run toyfaces-smiling-glasses
 
       efface run utkface-gender-race --data DIR
@@ -45,8 +44,6 @@ def run(
     if data is not None:
         overrides.insert(0, f"data.source={data!r}")
     settings = find_config(config, overrides)
-    result = make_run(
-        settings, out, resume=resume, overwrite=overwrite, progress=not quiet, console=console
-    )
+    result = make_run(settings, out, resume=resume, overwrite=overwrite, progress=not quiet, console=console)
     console.print(result.audit.summary(), highlight=False, markup=False)
     console.print(f"Report: {result.report}", highlight=False, soft_wrap=True)

@@ -74,7 +74,9 @@ class AttributeDataset:
         }
         kept = self.schema
         names = [kept.target.name], [c.name for c in kept.attributes]
-        schema = build_schema(self.labels, {n: c.classes for n, c in kept.columns.items()}, splits, names[0][0], names[1])
+        schema = build_schema(
+            self.labels, {n: c.classes for n, c in kept.columns.items()}, splits, names[0][0], names[1]
+        )
         return replace(self, splits=splits, schema=schema, fingerprint=f"{self.fingerprint}-{limit}-{seed}")
 
 
@@ -104,7 +106,9 @@ def build_schema(
         for split, counts in columns[name].counts.items():
             present = sum(count > 0 for count in counts)
             if present < 2 and len(splits[split]):
-                problems.add(f"The {role} {name!r} has {present} class(es) in the {split} split; at least 2 are needed.")
+                problems.add(
+                    f"The {role} {name!r} has {present} class(es) in the {split} split; at least 2 are needed."
+                )
     if "train" in columns[target].missing and columns[target].missing["train"] == len(splits["train"]):
         problems.add(f"Every target label {target!r} of the train split is missing.")
     problems.raise_if_any()

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from efface.config import DataConfig
+from efface.config import Config, DataConfig, DerivedColumn
 from efface.data.dataset import AttributeDataset
-from efface.errors import DataError, Problems, did_you_mean, expected
+from efface.errors import ConfigError, DataError, Problems, did_you_mean, expected
 
 LAYOUTS: tuple[str, ...] = get_args(DataConfig.model_fields["layout"].annotation)
+LAYOUT_SUMMARIES: dict[str, str] = {
+    "toyfaces": "faces drawn by efface, known by the name toyfaces; splits are drawn",
+    "auto": "looks for celeba, fairface, folder, parquet in this order; what is no path here is a hub name",
+    "hub": "a name OWNER/NAME on the Hugging Face hub; its splits",
+    "parquet": "a file or a folder of *.parquet; train, validation, test in file or folder names",
+    "folder": "images with metadata.csv; folders train, validation, test, or a column split",
+    "celeba": "list_attr_celeba.txt (or .csv) beside img_align_celeba; its partition file",
+    "fairface": "fairface_label_train.csv and fairface_label_val.csv; val is the test split",
+}
+"""How each layout is recognised, and where its splits come from."""
 CELEBA_SIZE = 64
 """Pixels for CelebA where no size is asked for: its images are not square."""
 
@@ -22,7 +32,8 @@ def load(config: DataConfig, seed: int = 0, progress: bool = True) -> AttributeD
         DataError: As ``load_dataset``; or ``options`` names a setting of its own right.
     """
     settings = {
-        **config.model_dump(exclude={"flip", "shift", "options"}),
+        **config.model_dump(exclude={"flip", "shift", "options", "derive"}),
+        "derive": config.derive,
         "seed": seed,
         "progress": progress,
     }
@@ -45,6 +56,7 @@ def load_dataset(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     cache: str | Path | None = None,
+    derive: Mapping[str, DerivedColumn | Mapping[str, Any]] | None = None,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -63,6 +75,8 @@ def load_dataset(
         validation_fraction: Share of train taken out where the source has no validation split.
         test_fraction: Share of train taken out where the source has no test split.
         cache: Folder of decoded images; None: ``$EFFACE_CACHE`` or ``~/.cache/efface``.
+        derive: Two-class columns to make where the source lacks them, by name; mappings as in a configuration's
+            ``data.derive``. A column of the source wins over a derived one of its name.
         seed: Of the splits that are drawn, of ``limit`` and of toyfaces.
         progress: Show a bar while decoding.
         **options: Of the source. Hub: ``config``, ``revision``, ``data_dir``. toyfaces: ``n``, ``correlation``.
@@ -80,9 +94,11 @@ def load_dataset(
     """
     names = [attributes] if isinstance(attributes, str) else list(attributes)
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    _check_arguments(layout, names, size, limit, fractions)
+    problems = Problems(DataError)
+    derived = _derived(derive or {}, problems)
+    _check_arguments(layout, names, size, limit, fractions, problems)
     if str(source) == "toyfaces" or layout == "toyfaces":
-        return _toyfaces(target, names, size, seed, fractions, options).limited(limit, seed)
+        return _toyfaces(target, names, size, seed, fractions, derived, options).limited(limit, seed)
 
     from efface.data.sources.assemble import assemble
     from efface.data.sources.open import convention, open_source
@@ -91,14 +107,27 @@ def load_dataset(
     opened = open_source(str(source), layout, image_column, options)
     kind = layout if layout in ("celeba", "fairface") else convention(opened)
     store = open_store(opened, size or (CELEBA_SIZE if kind == "celeba" else None), _path(cache), progress)
-    return assemble(opened, store, target, names, fractions, seed, kind).limited(limit, seed)
+    return assemble(opened, store, target, names, fractions, seed, kind, derived).limited(limit, seed)
+
+
+def _derived(derive: Mapping[str, DerivedColumn | Mapping[str, Any]], problems: Problems) -> dict[str, DerivedColumn]:
+    """Return the definitions, checked as those of a configuration are."""
+    try:
+        return Config.from_mapping({"data": {"derive": derive}}).data.derive
+    except ConfigError as error:
+        problems.add(str(error))
+        return {}
 
 
 def _check_arguments(
-    layout: str, attributes: list[str], size: int | None, limit: int | None, fractions: dict[str, float]
+    layout: str,
+    attributes: list[str],
+    size: int | None,
+    limit: int | None,
+    fractions: dict[str, float],
+    problems: Problems,
 ) -> None:
-    """Tell of every argument out of range."""
-    problems = Problems(DataError)
+    """Tell of every argument out of range, and of the problems so far."""
     if layout not in LAYOUTS:
         problems.add(expected("data.layout", "a known layout", layout, did_you_mean(layout, LAYOUTS)))
     if not attributes:
@@ -118,6 +147,7 @@ def _toyfaces(
     size: int | None,
     seed: int,
     fractions: dict[str, float],
+    derive: Mapping[str, DerivedColumn],
     options: dict[str, Any],
 ) -> AttributeDataset:
     """Draw faces; ``options`` are ``n`` and ``correlation``."""
@@ -125,6 +155,8 @@ def _toyfaces(
 
     valid = ("n", "correlation")
     problems = Problems(DataError)
+    if derive:
+        problems.add(expected("data.derive", "empty for toyfaces, whose columns are drawn", sorted(derive)))
     for option in options:
         if option not in valid:
             problems.add(f"Unknown option {option!r} of toyfaces. {did_you_mean(option, valid)}")

@@ -43,7 +43,7 @@ class Checkpoints:
         partial = self.path.with_suffix(f".{os.getpid()}.tmp")
         try:
             torch.save(state, partial)
-            os.replace(partial, self.path)
+            partial.replace(self.path)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -63,7 +63,9 @@ class Checkpoints:
                 f"Cannot read the checkpoint {self.path.name!r}: {reason}. Delete it, or start again without --resume."
             ) from None
         if state.get("version") != VERSION:
-            raise CheckpointError(f"The checkpoint {self.path.name!r} has version {state.get('version')}; expected {VERSION}.")
+            raise CheckpointError(
+                f"The checkpoint {self.path.name!r} has version {state.get('version')}; expected {VERSION}."
+            )
         if state["fingerprint"] != self.fingerprint:
             raise CheckpointError(
                 f"The checkpoint {self.path.name!r} was made with other settings "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TypeVar
 
@@ -31,6 +32,8 @@ def resolve_precision(precision: str) -> str:
 
 def make_fabric(config: EngineConfig) -> Fabric:
     """Return a launched Fabric; more than one process means data-parallel training."""
+    # Fabric announces its precision at every start; environment and configuration say it once.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)) // config.devices or 1)
     fabric = Fabric(
         accelerator=config.device,

@@ -1,4 +1,4 @@
-"""The training loop: batches in, updated blocks out; resumable to the bit, and never silent about what is not finite."""
+"""The training loop: batches in, updated blocks out; resumable to the bit, never silent about what is not finite."""
 
 from __future__ import annotations
 
@@ -89,10 +89,15 @@ def fit(
     for part in parts:
         for module in (part.block, part.objective, part.adversary):
             if module is not None:
-                module.to(fabric.device, memory_format=torch.channels_last)
+                module.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stages = [Stage(part, fabric, config) for part in parts]
     batches = Batches(
-        data, "train", config.batch_size, fabric.device, augment=job.augment, seed=derive(job.seed, job.model, "batches")
+        data,
+        "train",
+        config.batch_size,
+        fabric.device,
+        augment=job.augment,
+        seed=derive(job.seed, job.model, "batches"),
     )
     loop = _Loop(fabric, stages, batches, config, job)
     return loop.run(evaluate)

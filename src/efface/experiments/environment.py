@@ -13,7 +13,17 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("efface", "torch", "torchvision", "timm", "numpy", "lightning-fabric", "datasets", "scikit-learn", "pydantic")
+PACKAGES = (
+    "efface",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "lightning-fabric",
+    "datasets",
+    "scikit-learn",
+    "pydantic",
+)
 
 
 def describe(seed: int) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ class RunFolder:
         text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         partial = self.path / f".{name}.tmp"
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, self.path / name)
+        partial.replace(self.path / name)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a JSON file's content, {} where there is none or it is damaged."""
@@ -100,14 +99,15 @@ class RunFolder:
     def save_pictures(self, pictures: Any) -> None:
         """Write reconstructions.npz."""
         if pictures is not None:
-            np.savez_compressed(self.path / "reconstructions.npz", **{k: np.asarray(v) for k, v in pictures.items()})
+            arrays: dict[str, Any] = {name: np.asarray(value) for name, value in pictures.items()}
+            np.savez_compressed(self.path / "reconstructions.npz", **arrays)
 
     def save_weights(self, name: str, model: nn.Module) -> None:
         """Write ``NAME.safetensors`` with the model's own keys."""
         state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
         partial = self.path / f".{name}.tmp"
         save_file(state, partial)
-        os.replace(partial, self.path / f"{name}.safetensors")
+        partial.replace(self.path / f"{name}.safetensors")
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """Return the tensors of ``NAME.safetensors``.

@@ -128,9 +128,7 @@ def fresh_model(config: Config, data: AttributeDataset, role: str) -> nn.Module:
     )
 
 
-def train_original(
-    config: Config, data: AttributeDataset, folder: RunFolder, job: Job, clock: Clock
-) -> nn.Module:
+def train_original(config: Config, data: AttributeDataset, folder: RunFolder, job: Job, clock: Clock) -> nn.Module:
     """Train the original model, or take the user's weights as it; save it."""
     model = fresh_model(config, data, "original")
     if config.model.weights is None:

@@ -58,8 +58,12 @@ class ImageDecoder(nn.Module):
         self.enter = nn.Conv2d(channels, width * self.grow**2, 1)
         # Class indices enter at every position; the extra row is the unknown value.
         self.given = nn.ModuleList(nn.Embedding(classes + 1, width) for classes in self.condition)
-        self.coarse = nn.Sequential(nn.BatchNorm2d(width), _convolution(width, 2 * width), _convolution(2 * width, 2 * width))
-        self.fine = nn.Sequential(_convolution(width // 2, width), nn.Conv2d(width, self.image_shape[0] * factor**2, 3, padding=1))
+        self.coarse = nn.Sequential(
+            nn.BatchNorm2d(width), _convolution(width, 2 * width), _convolution(2 * width, 2 * width)
+        )
+        self.fine = nn.Sequential(
+            _convolution(width // 2, width), nn.Conv2d(width, self.image_shape[0] * factor**2, 3, padding=1)
+        )
         self.factor = factor
 
     def forward(self, features: Features, attributes: Sequence[Labels] = ()) -> Float[Tensor, "B C H W"]:

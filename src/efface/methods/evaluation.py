@@ -13,7 +13,9 @@ from efface.data.dataset import AttributeDataset
 from efface.objectives import RemovalHeads
 
 
-def fidelity_of(model: nn.Module, data: AttributeDataset, batch_size: int = 256) -> Callable[[Fabric], Mapping[str, float]]:
+def fidelity_of(
+    model: nn.Module, data: AttributeDataset, batch_size: int = 256
+) -> Callable[[Fabric], Mapping[str, float]]:
     """Return a function that measures top-1 accuracy of the target on validation (a fraction)."""
 
     @torch.inference_mode()
@@ -60,9 +62,9 @@ def detachment_figures(
             count("fidelity", logits.argmax(1) == batch.target, batch.target >= 0)
         figures = {name: right[name] / max(1, total[name]) for name in right}
         for name in removal.names:
-            figures[f"removal_accuracy/{name}"] = max(
-                figures.pop(key) for key in list(figures) if key.startswith(f"removal_accuracy/{name}/")
-            )
+            found = [figures.pop(key) for key in list(figures) if key.startswith(f"removal_accuracy/{name}/")]
+            if found:  # a head that is solved makes no guesses
+                figures[f"removal_accuracy/{name}"] = max(found)
         return figures
 
     return evaluate

@@ -58,7 +58,9 @@ class DetachmentObjective(nn.Module):
         self.config = config
         self.names = tuple(column.name for column in schema.attributes)
         given = [column.n_classes for column in schema.attributes] if config.variant == "conditional" else []
-        self.decoder = ImageDecoder(feature_shape, image_shape, config.decoder_width, given) if config.input_weight else None
+        self.decoder = (
+            ImageDecoder(feature_shape, image_shape, config.decoder_width, given) if config.input_weight else None
+        )
         self.target_head = build_head("conv", feature_shape, schema.target.n_classes, config.head_width)
         counts = torch.tensor(schema.target.counts["train"], dtype=torch.float)
         self.register_buffer("target_prior", counts / counts.sum())

@@ -102,8 +102,8 @@ class RemovalHeads(nn.Module):
         self, features: Features, batch: Batch, fixed: bool
     ) -> Iterator[tuple[str, Tensor, Logits, Tensor, Labels]]:
         """Run every head; ``fixed`` holds its parameters, so that only features get a gradient."""
-        for name, heads in self.heads.items():
-            for head in heads:
+        for name in self.names:
+            for head in self._heads_of(name):
                 held = {key: value.detach() for key, value in head.named_parameters()} if fixed else {}
                 logits, projection = functional_call(head, held, (features, batch.target))
                 yield name, self.priors[name], logits, projection, batch.attributes[name]
@@ -113,17 +113,21 @@ class RemovalHeads(nn.Module):
         """The attributes."""
         return tuple(self.heads)
 
+    def _heads_of(self, name: str) -> list[nn.Module]:
+        """The trained heads of an attribute."""
+        return list(self.heads[name].children())
+
     def guesses(self, features: Features, batch: Batch) -> Iterator[tuple[str, int, Labels]]:
         """Yield (attribute, number of the head, its guesses)."""
-        for name, heads in self.heads.items():
-            for number, head in enumerate(heads):
+        for name in self.names:
+            for number, head in enumerate(self._heads_of(name)):
                 yield name, number, head(features, batch.target)[0].argmax(1)
 
     def restart(self, turn: int) -> list[nn.Parameter]:
         """Start one head of each attribute afresh, in turn; return its parameters."""
         renewed: list[nn.Parameter] = []
-        for heads in self.heads.values():
-            if not len(heads):
+        for heads in map(self._heads_of, self.names):
+            if not heads:
                 continue
             head = heads[turn % len(heads)]
             for module in head.modules():

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from efface.shapes import Features, Labels, Scalar
 
-LINEAR, RANDOM = 640, 512
+LINEAR, RANDOM = 384, 256
 """Most linear features (more are projected at random), and number of rectified random features."""
 
 
@@ -31,12 +31,12 @@ class RidgeHead(nn.Module):
     Args:
         feature_shape: Shape of one sample's features.
         prior: p(z|y) ``[Y, A]``.
-        decay: Share of the running moments that a batch leaves; 0.95 remembers about 20 batches.
+        decay: Share of the running moments that a batch leaves; 0.97 weighs about 60 batches.
         ridge: Added to the diagonal of the features' second moment, in units of a standardised feature's variance.
     """
 
     def __init__(
-        self, feature_shape: Sequence[int], prior: Float[Tensor, "Y A"], decay: float = 0.95, ridge: float = 0.03
+        self, feature_shape: Sequence[int], prior: Float[Tensor, "Y A"], decay: float = 0.97, ridge: float = 0.03
     ):
         super().__init__()
         inputs = math.prod(feature_shape)
@@ -82,7 +82,7 @@ class RidgeHead(nn.Module):
         return torch.cat([linear, F.relu(standard @ buffer("mix") + buffer("offset"))], 1)
 
     def _residual(self, attribute: Labels, target: Labels) -> tuple[Float[Tensor, "B A"], Tensor]:
-        """z − p(z|y) as one-hot rows, and which of them are known."""
+        """Z − p(z|y) as one-hot rows, and which of them are known."""
         prior = self.get_buffer("prior")
         known = (attribute >= 0) & (target >= 0)
         chosen = F.one_hot(attribute.clamp_min(0), prior.shape[1]).float()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 
 import numpy as np
 
+from efface.config import DerivedColumn
 from efface.data.dataset import AttributeDataset, build_schema
 from efface.data.schema import MISSING
 from efface.data.sources.base import Source
+from efface.data.sources.derive import with_derived
 from efface.data.sources.splits import make_splits, without_duplicates
 from efface.data.store import Store
 from efface.errors import DataError, Problems, did_you_mean
@@ -23,6 +26,7 @@ def assemble(
     fractions: Mapping[str, float],
     seed: int,
     kind: str,
+    derive: Mapping[str, DerivedColumn] | None = None,
 ) -> AttributeDataset:
     """Choose columns and splits of a decoded source.
 
@@ -34,11 +38,17 @@ def assemble(
         fractions: Shares of train for the splits ``validation`` and ``test``, where the source lacks them.
         seed: Of drawn splits.
         kind: ``fairface`` reads the published validation part as the test split.
+        derive: Columns to make where the source lacks them.
 
     Raises:
         DataError: A column is unknown or not one of classes, or a split is empty or of one class.
     """
-    _check_columns(store, target, attributes)
+    derive = derive or {}
+    problems = Problems(DataError)
+    of_source, store = store.labels, with_derived(store, derive, problems)
+    failed = set(derive) - set(store.labels) - set(store.refused)
+    named = [name for name in dict.fromkeys((target, *attributes)) if name not in failed]
+    _check_columns(store, target, named, problems)
     usable = np.ones(len(store.images), bool)
     usable[store.unreadable] = False
     labelled = store.labels[target] != MISSING
@@ -56,6 +66,8 @@ def assemble(
     digest = hashlib.sha256(store.key.encode())
     for name, rows in splits.items():
         digest.update(name.encode() + rows.astype(np.int64).tobytes())
+    for name in sorted(set(store.labels) - set(of_source)):
+        digest.update(json.dumps([name, derive[name].model_dump()]).encode())
     return AttributeDataset(
         images=store.images,
         labels=store.labels,
@@ -67,10 +79,9 @@ def assemble(
     )
 
 
-def _check_columns(store: Store, target: str, attributes: list[str]) -> None:
-    """Tell of every named column that is unknown, or known but not one of classes."""
-    problems = Problems(DataError)
-    for name in dict.fromkeys((target, *attributes)):
+def _check_columns(store: Store, target: str, names: list[str], problems: Problems) -> None:
+    """Tell of every named column that is unknown, or known but not one of classes, and of the problems so far."""
+    for name in names:
         if name in store.refused:
             similar = [other for other in store.labels if other.startswith(f"{name}_")]
             problems.add(f"Column {name!r} {store.refused[name]}" + (f" Use {similar[0]!r}." if similar else ""))

@@ -1,0 +1,183 @@
+"""Columns made from the classes of others, where the source lacks them; and the layouts' own summaries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+
+import data_files
+from data_files import encoded, noise
+from efface.config import Config, DataConfig, DerivedColumn
+from efface.data import store as store_module
+from efface.data.load import LAYOUT_SUMMARIES, LAYOUTS, load, load_dataset
+from efface.errors import ConfigError, DataError
+from efface.experiments import find_config
+
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+ANIMALS = {"bird", "cat", "deer", "dog", "frog", "horse"}
+LATE = {"late": {"of": "race", "values": ["2"], "names": ["early", "late"]}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return data_files.parquet_folder(tmp_path / "p", {"train": 60, "test": 24})
+
+
+@pytest.fixture
+def read(tmp_path):
+    def call(source, target="late", attributes="gender", derive=LATE, **options):
+        options = {"cache": tmp_path / "cache", "progress": False, **options}
+        return load_dataset(source, target=target, attributes=attributes, derive=derive, **options)
+
+    return call
+
+
+def hub_cifar(monkeypatch):
+    """Columns ``img`` and ``label`` only, as ``uoft-cs/cifar10`` has them."""
+    import datasets
+
+    def part(n, first):
+        values = {
+            "img": [{"bytes": encoded(noise(first + i)), "path": None} for i in range(n)],
+            "label": [i % 10 for i in range(n)],
+        }
+        dataset = datasets.Dataset.from_dict(values).cast_column("img", datasets.Image())
+        return dataset.cast_column("label", datasets.ClassLabel(names=list(CIFAR)))
+
+    found = datasets.DatasetDict(train=part(120, 0), test=part(40, 120))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: found)
+
+
+def test_the_cifar10_preset_reads_the_layout_of_the_hub(monkeypatch, tmp_path):
+    hub_cifar(monkeypatch)
+    changes = ["data.source=uoft-cs/cifar10", f"data.cache={tmp_path / 'c'}"]
+    data = load(find_config("cifar10-living-class", changes).data, progress=False)
+    assert data.target.name == "is_animal"
+    assert data.target.classes == ("vehicle", "animal")
+    assert data.labels["is_animal"].dtype == np.int64
+    assert data.labels["is_animal"].tolist() == [int(CIFAR[i] in ANIMALS) for i in data.labels["label"]]
+    assert data.target.counts["test"] == (16, 24)
+    assert data.attributes[0].classes == CIFAR
+
+
+def test_the_column_can_be_an_attribute_or_neither(folder, read):
+    as_attribute = read(folder, "gender", "late")
+    assert as_attribute.attributes[0].classes == ("early", "late")
+    beside = read(folder, "gender", "race")
+    assert [column.name for column in beside.schema.others] == ["late"]
+    for data in (as_attribute, beside):
+        assert data.labels["late"].tolist() == [int((i // 2) % 3 == 2) for i in range(84)]
+
+
+def test_missing_stays_missing(tmp_path, read):
+    rows = [[f"images/{i}.png", i % 2, "" if i % 10 == 0 else "abc"[i % 3]] for i in range(60)]
+    root = data_files.metadata_folder(tmp_path / "m", 60)
+    data_files.write_csv(root / "metadata.csv", ["file_name", "gender", "kind"], rows)
+    data = read(root, "gender", "is_a", {"is_a": {"of": "kind", "values": ["a"]}})
+    assert data.labels["is_a"].tolist() == [-1 if i % 10 == 0 else int(i % 3 == 0) for i in range(60)]
+    assert data.attributes[0].classes == ("no", "yes")
+    assert sum(data.attributes[0].missing.values()) == 6
+
+
+def test_the_column_of_the_source_wins(tmp_path, folder, read):
+    plain = read(folder, "gender", "race", None)
+    # Not read, and so not checked either: the copy need not have the column that the definition names.
+    data = read(folder, "gender", "race", {"gender": {"of": "nothing", "values": ["x"]}})
+    assert data.target.classes == ("male", "female")
+    assert data.labels["gender"].tolist() == plain.labels["gender"].tolist()
+    assert data.fingerprint == plain.fingerprint
+    with pytest.raises(DataError, match="'age' has another value in every row"):
+        read(data_files.parquet_folder(tmp_path / "q", {"train": 60}), "age", "race", {"age": LATE["late"]})
+
+
+def test_decoded_images_do_not_depend_on_it_but_the_fingerprint_does(tmp_path, folder, read, monkeypatch):
+    plain = read(folder, "gender", "race", None)
+
+    def decoded(*args, **kwargs):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(store_module, "_write", decoded)
+    derived = read(folder, "gender", "race")
+    other = read(folder, "gender", "race", {"late": {**LATE["late"], "values": ["1", "2"]}})
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len({plain.fingerprint, derived.fingerprint, other.fingerprint}) == 3
+    assert read(folder, "gender", "race").fingerprint == derived.fingerprint
+    assert (derived.images == plain.images).all()
+    assert "late" not in read(folder, "gender", "race", None).labels
+
+
+def test_load_and_load_dataset_agree(folder, read, tmp_path):
+    definitions = {"late": DerivedColumn(of="race", values=("2",), names=("early", "late"))}
+    roles = {"target": "late", "attributes": ("gender",), "cache": tmp_path / "cache"}
+    config = DataConfig(source=str(folder), derive=definitions, **roles)
+    assert load(config, progress=False).fingerprint == read(folder).fingerprint
+    assert read(folder, derive=definitions).fingerprint == read(folder).fingerprint
+    limited = read(folder, limit=10)
+    assert sum(limited.target.counts["train"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("derive", "message"),
+    [
+        (
+            {"of": "rase"},
+            "^Expected `data.derive.late.of` to be a column with labels, but got 'rase'. Did you mean 'race'",
+        ),
+        ({"of": "age"}, "but got 'age'. That column has 84 distinct values, more than 64: not classes"),
+        (
+            {"of": "gender", "values": ["femal"]},
+            r"`data.derive.late.values` .*of 'gender', but got 'femal'. Did you mean",
+        ),
+        ({"values": ["0", "1", "2"]}, "some but not all classes of 'race'"),
+        ({"names": ["a", "a"]}, r"two different class names, but got \('a', 'a'\)"),
+        ({"values": []}, "`data.derive.late.values`: tuple should have at least 1 item"),
+        ({"value": ["2"]}, "Unknown setting `data.derive.late.value`. Did you mean 'values'"),
+        ({"names": [False, "late"]}, "`data.derive.late.names.0`: input should be a valid string, but got False"),
+    ],
+)
+def test_wrong_definitions(folder, read, derive, message):
+    with pytest.raises(DataError, match=message):
+        read(folder, derive={"late": {**LATE["late"], **derive}})
+
+
+def test_all_problems_are_told_at_once(folder, read):
+    definitions = {
+        "late": {"of": "race", "values": ["2", "3", "x"], "names": ["a", "a"]},
+        "other": {"of": "rase", "values": ["2"]},
+    }
+    with pytest.raises(DataError) as caught:
+        read(folder, "late", ["gendr", "other"], definitions)
+    text = str(caught.value)
+    assert text.startswith("5 problems:")
+    for part in ("late.names", "but got '3'", "but got 'x'", "other.of", "No column 'gendr'"):
+        assert part in text
+    # A column whose definition is wrong is not reported as missing, too.
+    assert "No column 'late'" not in text
+    with pytest.raises(DataError, match=r"(?s)2 problems:.*late\.of.*data\.size"):
+        read(folder, derive={"late": {"values": ["2"]}}, size=0)
+
+
+def test_toyfaces_take_no_derived_columns():
+    with pytest.raises(DataError, match=r"(?s)2 problems:.*`data.derive` to be empty for toyfaces.*option 'm'"):
+        load_dataset("toyfaces", target="late", attributes="glasses", derive=LATE, m=3)
+
+
+def test_settings_are_checked_and_written_back(tmp_path):
+    with pytest.raises(ConfigError, match=r"Unknown setting `data\.derive\.x\.off`\. Did you mean 'of'\?"):
+        Config.from_mapping({"data": {"derive": {"x": {"of": "a", "values": ["b"], "off": 1}}}})
+    with pytest.raises(ConfigError, match=r"`data\.derive\.x\.of`: field required"):
+        Config().updated(["data.derive={x: {values: [a]}}"])
+    config = Config().updated(["data.derive={x: {of: race, values: [1, 2]}}"])
+    assert config.data.derive["x"].values == ("1", "2")
+    assert config.fingerprint() != Config().fingerprint()
+    path = tmp_path / "c.yaml"
+    path.write_text(config.to_yaml())
+    assert Config.from_yaml(path) == config
+    assert yaml.safe_load(path.read_text())["data"]["derive"]["x"]["names"] == ["no", "yes"]
+
+
+def test_every_layout_has_its_summary():
+    assert set(LAYOUT_SUMMARIES) == set(LAYOUTS)
+    assert next(iter(LAYOUT_SUMMARIES)) == "toyfaces"
+    assert all(LAYOUT_SUMMARIES.values())

@@ -1,0 +1,119 @@
+"""The closed-form removal head: exact least squares, honest prices, and nothing it can be dodged with by turning."""
+
+import pytest
+import torch
+
+from efface.objectives.ridge import RidgeHead
+
+PRIOR = torch.full((1, 2), 0.5)
+
+
+def told(n, strength, generator, width=6):
+    """Features whose first coordinate shares ``strength`` of its variance with a binary z."""
+    z = torch.randint(0, 2, (n,), generator=generator)
+    features = torch.randn(n, width, generator=generator)
+    features[:, 0] = (1 - strength) ** 0.5 * features[:, 0] + strength**0.5 * (2.0 * z - 1)
+    return features, z
+
+
+def trained(strength, batches=150, seed=0, turn=None):
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    head = RidgeHead((6,), PRIOR, decay=0.98)
+    prices = []
+    for index in range(batches):
+        features, z = told(256, strength, generator)
+        if turn is not None:
+            features = turn(index, features)
+        prices.append(float(head(features, z, torch.zeros_like(z))))
+    return head, sum(prices[-50:]) / 50
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.5])
+def test_the_price_is_half_the_shared_variance(strength):
+    _, price = trained(strength)
+    assert price == pytest.approx(strength / 2, rel=0.2)
+
+
+def test_independent_features_cost_almost_nothing():
+    assert trained(0.0)[1] < 0.08
+    assert trained(0.0)[1] < trained(0.2)[1] / 1.2
+
+
+def test_weights_are_those_of_ridge_regression():
+    """Oracle: one batch, solved by scikit-learn."""
+    from sklearn.linear_model import Ridge
+
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    head = RidgeHead((6,), PRIOR, ridge=0.1)
+    features, z = told(400, 0.5, generator)
+    target = torch.zeros_like(z)
+    head(features, z, target)
+    head.eval()
+    inputs = head._expand(features)
+    residual = torch.nn.functional.one_hot(z, 2) - 0.5
+    oracle = Ridge(alpha=0.1 * 400, fit_intercept=False).fit(inputs.double().numpy(), residual.double().numpy())
+    guess = torch.from_numpy(oracle.predict(inputs.double().numpy()))
+    expected = 0.5 * guess.square().sum(1).mean() / residual.square().sum(1).mean()
+    assert float(head(features, z, target)) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_a_batch_is_priced_before_it_is_learned():
+    """Labels of the first batch alone can't be priced; random labels are never worth more later than by chance."""
+    torch.manual_seed(0)
+    head = RidgeHead((6,), PRIOR)
+    features, z = torch.randn(64, 6), torch.randint(0, 2, (64,))
+    assert float(head(features, z, torch.zeros_like(z))) == 0.0
+    assert float(head.eval()(features, z, torch.zeros_like(z))) > 0.2, "the batch is learned by heart afterwards"
+
+
+def test_evaluation_leaves_the_moments_alone():
+    head, _ = trained(0.5, batches=5)
+    head.eval()
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    features, z = told(64, 0.5, torch.Generator().manual_seed(1))
+    head(features, z, torch.zeros_like(z))
+    for name, value in head.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_the_gradient_lowers_what_is_told():
+    head, _ = trained(0.5)
+    head.eval()
+    features, z = told(512, 0.5, torch.Generator().manual_seed(1))
+    features.requires_grad_(True)
+    price = head(features, z, torch.zeros_like(z))
+    price.backward()
+    step = features.grad.abs().mean(0)
+    assert step[0] > 3 * step[1:].max(), "the coordinate that tells z is the one that is moved"
+    with torch.no_grad():
+        after = head(features - 20 * features.grad * len(features) / 512, z, torch.zeros_like(z))
+    assert after.item() < price.item()
+
+
+def test_what_y_says_of_z_is_not_priced():
+    """z equals y nine times in ten; features that tell y alone cost nothing when y is given."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    table = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    given, marginal = RidgeHead((4,), table), RidgeHead((4,), PRIOR)
+    prices = {given: 0.0, marginal: 0.0}
+    for _ in range(100):
+        y = torch.randint(0, 2, (256,), generator=generator)
+        z = torch.where(torch.rand(256, generator=generator) < 0.9, y, 1 - y)
+        features = torch.randn(256, 4, generator=generator)
+        features[:, 0] += 3.0 * y
+        prices = {head: float(head(features, z, y if head is given else torch.zeros_like(y))) for head in prices}
+    assert prices[given] < 0.1
+    assert prices[marginal] > 0.2
+
+
+def test_missing_labels_and_large_maps():
+    torch.manual_seed(0)
+    head = RidgeHead((40, 8, 8), PRIOR)
+    features = torch.randn(16, 40, 8, 8, requires_grad=True)
+    for labels in (torch.full((16,), -1), torch.tensor([0, 1] * 8), torch.tensor([0, 1, -1, -1] * 4)):
+        price = head(features, labels, torch.zeros(16, dtype=torch.long))
+    price.backward()
+    assert bool(torch.isfinite(features.grad).all())
