@@ -27,11 +27,14 @@ browser:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
 	  echo "No chromium: the tests that look at the report need it."
 
+# Two processes, one thread each: threads of two processes that spin slow each other.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
 test: $(READY) browser
-	$(BIN)/pytest
+	$(TESTS)
 
 check: $(READY) browser lint types imports
-	$(BIN)/pytest
+	$(TESTS)
 
 lint:
 	$(BIN)/ruff format --check .

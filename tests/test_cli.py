@@ -137,6 +137,26 @@ def test_a_killed_run_resumes_to_the_same_weights(finished, tmp_path):
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+def test_an_interrupt_says_how_to_go_on(tmp_path):
+    import signal
+    import time
+
+    folder = tmp_path / "interrupted"
+    command = [sys.executable, "-m", "efface", "run", "toyfaces-smiling-glasses", *SETTINGS, "--out", str(folder)]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    process = subprocess.Popen(
+        [*command, "--set=engine.original_epochs=500"], env=variables, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "original.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with the same command and --resume" in " ".join(text.split())
+    assert "Traceback" not in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -46,10 +46,12 @@ def test_resuming_with_other_settings_says_which(tmp_path):
 def test_default_folders_are_numbered(tmp_path):
     names = []
     for _ in range(3):
-        folder = RunFolder.fresh("demo", tmp_path)
+        folder = RunFolder.default("demo", resume=False, root=tmp_path)
         folder.begin(Config(), resume=False, overwrite=False)
         names.append(folder.path.name)
     assert names == ["demo", "demo-2", "demo-3"]
+    assert RunFolder.default("demo", resume=True, root=tmp_path).path.name == "demo-3"
+    assert RunFolder.default("other", resume=True, root=tmp_path).path.name == "other"
 
 
 def test_weights_round_trip_under_the_models_own_keys(tmp_path, net):

@@ -122,6 +122,8 @@ def test_error_messages(faces, net):
         unlearn(net, faces, at="low", method="detachmen")
     with pytest.raises(ConfigError, match=r"`method.attribute_weights` names 'glases'. Did you mean 'glasses'"):
         unlearn(net, faces, at="low", method=MethodConfig(attribute_weights={"glases": 1.0}), engine=FAST)
+    with pytest.raises(ConfigError, match=r"`method.heads` names 'cnv'. Did you mean 'conv'"):
+        unlearn(net, faces, at="low", method=MethodConfig(heads=("cnv",)), engine=FAST)
     with pytest.raises(CutError, match="low"):
         unlearn(net, faces, at="lowe", engine=FAST)
 

@@ -35,9 +35,6 @@ def main() -> None:
     except EffaceError as error:
         errors.print(Panel(escape(str(error)), title=_title(error), title_align="left", border_style="red"))
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("Interrupted. The last checkpoint is intact; go on with the same command and --resume.")
-        sys.exit(130)
 
 
 def _title(error: EffaceError) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from efface.cli.app import app, console
+from efface.cli.app import app, console, errors
 
 
 @app.command()
@@ -44,6 +44,10 @@ def run(
     if data is not None:
         overrides.insert(0, f"data.source={data!r}")
     settings = find_config(config, overrides)
-    result = make_run(settings, out, resume=resume, overwrite=overwrite, progress=not quiet, console=console)
+    try:
+        result = make_run(settings, out, resume=resume, overwrite=overwrite, progress=not quiet, console=console)
+    except KeyboardInterrupt:
+        errors.print("Interrupted. The last checkpoint is intact; go on with the same command and --resume.")
+        raise typer.Exit(130) from None
     console.print(result.audit.summary(), highlight=False, markup=False)
     console.print(f"Report: {result.report}", highlight=False, soft_wrap=True)

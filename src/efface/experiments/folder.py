@@ -28,12 +28,12 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def fresh(cls, name: str, root: Path = Path("runs")) -> RunFolder:
-        """Return ``runs/NAME``, or ``runs/NAME-2`` … where that holds a run."""
-        number = 1
+    def default(cls, name: str, resume: bool, root: Path = Path("runs")) -> RunFolder:
+        """Return ``runs/NAME``, numbered if taken; to resume, the last of them that exists."""
+        number, last = 1, root / name
         while (candidate := root / (name if number == 1 else f"{name}-{number}")).exists():
-            number += 1
-        return cls(candidate)
+            number, last = number + 1, candidate
+        return cls(last if resume else candidate)
 
     def check(self, config: Config, resume: bool, overwrite: bool) -> None:
         """Refuse a folder that would lose something that was not given up; write nothing.

@@ -82,7 +82,7 @@ def run(
         EffaceError: Any problem of data, settings, cut, training or audit.
     """
     console = console or Console(quiet=True)
-    folder = RunFolder(Path(out)) if out is not None else RunFolder.fresh(config.name)
+    folder = RunFolder(Path(out)) if out is not None else RunFolder.default(config.name, resume)
     folder.check(config, resume, overwrite)
     clock = Clock()
     with clock.phase("read_s"):
@@ -109,7 +109,7 @@ def run(
 
 def preflight(config: Config, data: AttributeDataset) -> None:
     """Try whatever can fail before hours are spent: method, attackers, model and cut."""
-    find_method(config.method.name)
+    find_method(config.method.name).check(config.method, data)
     build_suite(config.audit.attackers)
     channels, height, width = data.image_shape
     split(fresh_model(config, data, "original"), _cuts(config), torch.zeros(2, channels, height, width))
@@ -207,7 +207,7 @@ def examine(
         found = audit(
             model,
             data,
-            _cuts(config)[0],
+            split(model, _cuts(config)).at[0],
             original=original,
             config=config.audit,
             seed=config.seed,

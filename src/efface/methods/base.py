@@ -56,6 +56,10 @@ class Method(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
 
+    def check(self, config: MethodConfig, data: AttributeDataset) -> None:
+        """Raise ConfigError for settings that don't fit the data, before any time is spent."""
+        del config, data
+
     @abstractmethod
     def fit(
         self,

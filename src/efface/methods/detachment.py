@@ -13,12 +13,13 @@ from efface.data.batches import Batch, Batches
 from efface.data.dataset import AttributeDataset
 from efface.engine import Job, Part, fit
 from efface.engine.seeds import seed_everything
-from efface.errors import ConfigError, did_you_mean
+from efface.errors import ConfigError, Problems, did_you_mean
+from efface.heads import TRUNKS
 from efface.information import prior_table
 from efface.methods.base import Auxiliary, Method, UnlearnedModel
 from efface.methods.evaluation import detachment_figures
 from efface.models import count_flops, count_parameters, split
-from efface.objectives import ClassifierObjective, DetachmentObjective, RemovalHeads
+from efface.objectives import RIDGE, ClassifierObjective, DetachmentObjective, RemovalHeads
 
 
 class Detachment(Method):
@@ -26,6 +27,16 @@ class Detachment(Method):
 
     name: ClassVar[str] = "detachment"
     summary: ClassVar[str] = "representation detachment (the paper), variants paper and conditional"
+
+    def check(self, config: MethodConfig, data: AttributeDataset) -> None:
+        """Raise ConfigError for unknown heads and for weights of attributes that are not unlearned; all at once."""
+        problems = Problems(ConfigError)
+        names, kinds = [column.name for column in data.attributes], [*TRUNKS, RIDGE]
+        for name in set(config.attribute_weights) - set(names):
+            problems.add(f"`method.attribute_weights` names {name!r}. {did_you_mean(name, names)}")
+        for kind in set(config.heads) - set(kinds):
+            problems.add(f"`method.heads` names {kind!r}. {did_you_mean(kind, kinds)}")
+        problems.raise_if_any()
 
     def fit(
         self,
@@ -42,7 +53,7 @@ class Detachment(Method):
             ConfigError: ``attribute_weights`` names an attribute that is not unlearned.
             CutError: The model can't be cut there.
         """
-        _check_weights(config, data)
+        self.check(config, data)
         example = next(iter(Batches(data, "train", 2, torch.device("cpu"), augment=None).sequential()))
         cut = split(model, list(at), example.images)
         seed_everything(job.seed, job.model, "auxiliary")
@@ -71,13 +82,6 @@ def attribute_priors(data: AttributeDataset, config: MethodConfig) -> dict[str, 
         table = prior_table(labels, given, column.n_classes, data.target.n_classes, smoothing=1.0)
         priors[column.name] = table if config.variant == "conditional" else table[:1].expand_as(table).clone()
     return priors
-
-
-def _check_weights(config: MethodConfig, data: AttributeDataset) -> None:
-    names = [column.name for column in data.attributes]
-    for name in config.attribute_weights:
-        if name not in names:
-            raise ConfigError(f"`method.attribute_weights` names {name!r}. {did_you_mean(name, names)}")
 
 
 @torch.inference_mode()

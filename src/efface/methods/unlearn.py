@@ -87,7 +87,8 @@ def unlearn(
 def _fingerprint(
     config: MethodConfig, engine: EngineConfig, at: str | Sequence[str], data: AttributeDataset, seed: int
 ) -> str:
-    return f"{config.model_dump_json()}|{engine.model_dump_json()}|{at}|{data.fingerprint}|{seed}"
+    roles = [data.target.name, *(column.name for column in data.attributes)]
+    return f"{config.model_dump_json()}|{engine.model_dump_json()}|{at}|{data.fingerprint}|{roles}|{seed}"
 
 
 __all__ = ["METHODS", "find_method", "unlearn"]

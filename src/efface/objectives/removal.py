@@ -47,25 +47,22 @@ class RemovalHeads(nn.Module):
     def __init__(self, feature_shape: Sequence[int], priors: Mapping[str, Float[Tensor, "Y A"]], config: MethodConfig):
         super().__init__()
         self.config = config
-        self.priors = nn.ParameterDict({n: nn.Parameter(p.float(), requires_grad=False) for n, p in priors.items()})
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.ModuleList(
-                    build_head(
-                        kind,
-                        feature_shape,
-                        classes=prior.shape[1],
-                        width=config.head_width,
-                        given=prior.shape[0] if config.variant == "conditional" else 1,
-                    )
-                    for kind in config.heads
-                    if kind != RIDGE
-                )
-                for name, prior in priors.items()
-            }
+        # Lists, not dictionaries of modules: an attribute may have any name, "type" and "hair.colour" included.
+        self.names = tuple(priors)
+        self.priors = nn.ParameterList(nn.Parameter(p.float(), requires_grad=False) for p in priors.values())
+        kinds = [kind for kind in config.heads if kind != RIDGE]
+        self.heads = nn.ModuleList(
+            nn.ModuleList(self._build(kind, feature_shape, prior, config) for kind in kinds)
+            for prior in priors.values()
         )
-        solved = priors.items() if RIDGE in config.heads else ()
-        self.solved = nn.ModuleDict({name: RidgeHead(feature_shape, prior) for name, prior in solved})
+        solved = priors.values() if RIDGE in config.heads else ()
+        self.solved = nn.ModuleList(RidgeHead(feature_shape, prior) for prior in solved)
+
+    @staticmethod
+    def _build(kind: str, feature_shape: Sequence[int], prior: Float[Tensor, "Y A"], config: MethodConfig) -> nn.Module:
+        given, classes = prior.shape
+        given = given if config.variant == "conditional" else 1
+        return build_head(kind, feature_shape, classes, config.head_width, given)
 
     def forward(self, features: Features, batch: Batch) -> Terms:
         """Return the heads' own loss on detached features: cross-entropy, and the contrastive loss if asked for."""
@@ -86,7 +83,7 @@ class RemovalHeads(nn.Module):
         for name, prior, logits, _, labels in self._read(features, batch, fixed=True):
             paid[name].append(self._price(logits, labels, batch.target, prior))
         total = {name: torch.stack(prices).mean() if prices else features.sum() * 0 for name, prices in paid.items()}
-        for name, head in self.solved.items():
+        for name, head in zip(self.names, self.solved, strict=False):
             total[name] = total[name] + head(features, batch.attributes[name], batch.target)
         return total
 
@@ -102,31 +99,23 @@ class RemovalHeads(nn.Module):
         self, features: Features, batch: Batch, fixed: bool
     ) -> Iterator[tuple[str, Tensor, Logits, Tensor, Labels]]:
         """Run every head; ``fixed`` holds its parameters, so that only features get a gradient."""
-        for name in self.names:
-            for head in self._heads_of(name):
+        for name, prior, heads in zip(self.names, self.priors, self.heads, strict=True):
+            for head in heads.children():
                 held = {key: value.detach() for key, value in head.named_parameters()} if fixed else {}
                 logits, projection = functional_call(head, held, (features, batch.target))
-                yield name, self.priors[name], logits, projection, batch.attributes[name]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The attributes."""
-        return tuple(self.heads)
-
-    def _heads_of(self, name: str) -> list[nn.Module]:
-        """The trained heads of an attribute."""
-        return list(self.heads[name].children())
+                yield name, prior, logits, projection, batch.attributes[name]
 
     def guesses(self, features: Features, batch: Batch) -> Iterator[tuple[str, int, Labels]]:
         """Yield (attribute, number of the head, its guesses)."""
-        for name in self.names:
-            for number, head in enumerate(self._heads_of(name)):
+        for name, heads in zip(self.names, self.heads, strict=True):
+            for number, head in enumerate(heads.children()):
                 yield name, number, head(features, batch.target)[0].argmax(1)
 
     def restart(self, turn: int) -> list[nn.Parameter]:
         """Start one head of each attribute afresh, in turn; return its parameters."""
         renewed: list[nn.Parameter] = []
-        for heads in map(self._heads_of, self.names):
+        for row in self.heads:
+            heads = list(row.children())
             if not heads:
                 continue
             head = heads[turn % len(heads)]

@@ -1,0 +1,89 @@
+"""Turn finished run folders into committed results: one JSON per run, one table in Markdown.
+
+python benchmarks/summarise.py runs/utkface-gender-race runs/celeba-smiling-male --out benchmarks/results/main
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HEAD = (
+    "| run | fidelity original | fidelity unlearned | attribute | label floor | strongest on the original | "
+    "strongest after | excess leakage | verdict | read + train + audit + report | peak memory |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|\n"
+)
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Return what is committed of a run; the command is written without this machine's paths."""
+    audit = json.loads((folder / "audit.json").read_text())
+    environment = json.loads((folder / "environment.json").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    source = config["data"]["source"]
+    if source != "toyfaces":
+        config["data"]["source"] = Path(source).name
+    threads = config["engine"]["threads"]
+    environment["command"] = f"efface run {config['name']}" + (" --data DIR" if source != "toyfaces" else "")
+    environment["command"] += f" --set engine.threads={threads}" if threads else ""
+    return {"date": audit["created"], "environment": environment, "config": config, "audit": audit}
+
+
+def interval(value: float, ci: list[float] | None) -> str:
+    """Return a fraction with its interval."""
+    return f"{value:.3f}" + (f" [{ci[0]:.3f}, {ci[1]:.3f}]" if ci else "")
+
+
+def rows(result: dict[str, Any]) -> str:
+    """Return a table row per attribute."""
+    audit, lines = result["audit"], []
+    fidelity, phases = audit["fidelity"], audit["phases"]
+    seconds = " + ".join(f"{phases[name]:.0f}" for name in ("read_s", "train_s", "audit_s", "report_s")) + " s"
+    for name, entry in audit["attributes"].items():
+        excess = entry["excess_leakage"]
+        cells = [
+            audit["name"],
+            interval(fidelity["original"], fidelity["original_ci"]),
+            interval(fidelity["value"], fidelity["ci"]),
+            name,
+            f"{entry['floors']['label']:.3f}",
+            f"{entry['original_best']:.3f}",
+            f"{interval(entry['highest']['accuracy'], entry['highest']['ci'])} ({entry['highest']['attacker']})",
+            "–" if excess is None else interval(excess, entry["excess_leakage_ci"]),
+            entry["verdict"],
+            seconds,
+            f"{phases['peak_rss_mb']:.0f} MiB",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/main"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results = [load(folder) for folder in arguments.folders]
+    for result in results:
+        path = arguments.out / f"{result['audit']['name']}.json"
+        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    notes = [
+        f"- {r['audit']['name']}: {r['date'][:10]}, seed {r['audit']['seed']}, n = {r['audit']['fidelity']['n']} "
+        f"(train {r['audit']['data']['n']['train']}), {r['environment']['hardware']['cpu']}, "
+        f"{r['config']['engine']['threads'] or r['environment']['hardware']['cores']} thread(s), "
+        f"torch {r['environment']['torch']}: `{r['environment']['command']}`"
+        for r in results
+    ]
+    text = "# The main job\n\n" + HEAD + "".join(rows(r) for r in results)
+    text += "\nFractions; 95 % bootstrap intervals over people, the strongest attacker's widened for the choice among all.\n\n"
+    (arguments.out / "README.md").write_text(text + "\n".join(notes) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
