@@ -59,7 +59,7 @@ def did_you_mean(name: str, valid: Iterable[str], limit: int = 20) -> str:
         "Did you mean 'gender'? Valid names: gender, race."
     """
     names = list(valid)
-    close = get_close_matches(name, names, n=1)
+    close = get_close_matches(name, names, n=1) or [other for other in names if name and name in other]
     guess = f"Did you mean {close[0]!r}? " if close else ""
     more = f", … ({len(names)} in all)" if len(names) > limit else ""
     return f"{guess}Valid names: {', '.join(names[:limit])}{more}."
