@@ -62,8 +62,8 @@ def test_weights_are_those_of_ridge_regression():
 def test_a_batch_is_priced_before_it_is_learned():
     """Labels of the first batch alone can't be priced; random labels are never worth more later than by chance."""
     torch.manual_seed(0)
-    head = RidgeHead((6,), PRIOR)
-    features, z = torch.randn(64, 6), torch.randint(0, 2, (64,))
+    head = RidgeHead((60,), PRIOR)
+    features, z = torch.randn(64, 60), torch.randint(0, 2, (64,))
     assert float(head(features, z, torch.zeros_like(z))) == 0.0
     assert float(head.eval()(features, z, torch.zeros_like(z))) > 0.2, "the batch is learned by heart afterwards"
 

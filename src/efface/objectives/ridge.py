@@ -19,14 +19,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from efface.heads import as_map, map_shape
 from efface.shapes import Features, Labels, Scalar
 
-LINEAR, RANDOM = 384, 256
-"""Most linear features (more are projected at random), and number of rectified random features."""
+LINEAR, FILTERS, CELLS = 512, 64, 3
+"""Most linear features (more are projected at random), random filters, and cells per side they are averaged over."""
 
 
 class RidgeHead(nn.Module):
-    """Predicts z − p(z|y) from features, linearly and through random rectified features.
+    """Predicts z − p(z|y) from features, linearly and through rectified random filters averaged over a grid of cells.
 
     Args:
         feature_shape: Shape of one sample's features.
@@ -39,9 +40,12 @@ class RidgeHead(nn.Module):
         self, feature_shape: Sequence[int], prior: Float[Tensor, "Y A"], decay: float = 0.97, ridge: float = 0.03
     ):
         super().__init__()
-        inputs = math.prod(feature_shape)
+        inputs = math.prod(map_shape(feature_shape))
         linear = min(inputs, LINEAR)
-        size = linear + RANDOM
+        self.map_shape = map_shape(feature_shape)
+        channels, height, columns = self.map_shape
+        self.cells = (min(CELLS, height), min(CELLS, columns))
+        size = linear + FILTERS * self.cells[0] * self.cells[1]
         self.decay, self.ridge, self.projects = decay, ridge, inputs > LINEAR
         buffers = {
             "prior": prior.float(),
@@ -50,8 +54,8 @@ class RidgeHead(nn.Module):
             "moments": torch.zeros(size, size),
             "crossed": torch.zeros(size, prior.shape[1]),
             "seen": torch.zeros(()),
-            "mix": torch.randn(inputs, RANDOM) / math.sqrt(inputs),
-            "offset": torch.randn(RANDOM) / 2,
+            "filters": torch.randn(FILTERS, channels, 3, 3) / math.sqrt(9 * channels),
+            "offset": torch.randn(FILTERS) / 2,
         }
         if self.projects:
             buffers["project"] = torch.randn(inputs, LINEAR) / math.sqrt(inputs)
@@ -64,7 +68,7 @@ class RidgeHead(nn.Module):
         The price is half the variance of the prediction as a share of that of z − p(z|y): 0 where z can't be told.
         """
         with torch.autocast(features.device.type, enabled=False):
-            flat = features.flatten(1).float()
+            flat = as_map(features).flatten(1).float()
             if self.training:
                 self._standardise(flat.detach())
             inputs = self._expand(flat)
@@ -79,7 +83,9 @@ class RidgeHead(nn.Module):
         buffer = self.get_buffer
         standard = (flat - buffer("mean")) * (buffer("variance") + 1e-4).rsqrt()
         linear = standard @ buffer("project") if self.projects else standard
-        return torch.cat([linear, F.relu(standard @ buffer("mix") + buffer("offset"))], 1)
+        maps = standard.view(-1, *self.map_shape)
+        local = F.relu(F.conv2d(maps, buffer("filters"), buffer("offset"), padding=1))
+        return torch.cat([linear, F.adaptive_avg_pool2d(local, self.cells).flatten(1)], 1)
 
     def _residual(self, attribute: Labels, target: Labels) -> tuple[Float[Tensor, "B A"], Tensor]:
         """Z − p(z|y) as one-hot rows, and which of them are known."""
