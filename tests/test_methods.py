@@ -101,7 +101,13 @@ def test_the_penalised_attribute_is_harder_to_find(faces):
         torch.manual_seed(0)
         model = Net()
         method = SMALL.model_copy(
-            update={"removal_weight": weight, "input_weight": 0.0, "warmup": 0.0, "inner_steps": 2, "target_weight": 0.1}
+            update={
+                "removal_weight": weight,
+                "input_weight": 0.0,
+                "warmup": 0.0,
+                "inner_steps": 2,
+                "target_weight": 0.1,
+            }
         )
         engine = FAST.model_copy(update={"epochs": 15, "lr": 1e-2})
         result = unlearn(model, faces, at="middle", method=method, engine=engine, progress=False, augment=(False, 0))

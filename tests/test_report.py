@@ -105,7 +105,7 @@ def test_page_says_what_the_audit_found(page: Page) -> None:
         "The attacker sees the features at layer2",
         "912.4 k (8.2 % of the model’s)",
         "24.1 dB",
-        "removal_weight: 2.0",
+        f"removal_weight: {MethodConfig().removal_weight}",
     ):
         assert text in page.text, text
 

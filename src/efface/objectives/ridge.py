@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from efface.heads import as_map, map_shape
 from efface.shapes import Features, Labels, Scalar
 
-LINEAR, FILTERS, CELLS = 512, 64, 3
+LINEAR, FILTERS, CELLS = 1152, 48, 3
 """Most linear features (more are projected at random), random filters, and cells per side they are averaged over."""
 
 
