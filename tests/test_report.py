@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from efface.config import MethodConfig
 from efface.errors import CheckpointError
 from efface.report import render_audit, render_comparison, render_report, write_model_card
 from efface.report.render import slug
