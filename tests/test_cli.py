@@ -14,6 +14,7 @@ from efface.report.schema import load_schema
 SETTINGS = [
     "--set=data.options={n: 700}",
     "--set=data.size=32",
+    "--set=model.name=resnet18",
     "--set=model.stem=small",
     "--set=model.options={width: 8}",
     "--set=engine.epochs=1",
