@@ -80,7 +80,10 @@ def main() -> None:
         for r in results
     ]
     text = "# The main job\n\n" + HEAD + "".join(rows(r) for r in results)
-    text += "\nFractions; 95 % bootstrap intervals over people, the strongest attacker's widened for the choice among all.\n\n"
+    text += (
+        "\nFractions; 95 % bootstrap intervals over people, the strongest attacker's widened for the choice of it.\n"
+    )
+    text += "One thread each, while other work shared the two cores: seconds are pessimistic.\n\n"
     (arguments.out / "README.md").write_text(text + "\n".join(notes) + "\n")
     print(text)
 
