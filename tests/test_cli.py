@@ -174,7 +174,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
             ["run", "toyfaces-smiling-glasses", "--set", "model.at=layer9", *SETTINGS],
             ["layer9", "layer2", "efface ls layers"],
         ),
-        (["run", "toyfaces-smiling-glasses", "--set", "model.name=resnet17", *SETTINGS], ["resnet17"]),
+        (["run", "toyfaces-smiling-glasses", *SETTINGS, "--set", "model.name=resnet17"], ["resnet17"]),
         (["audit", "no/run"], ["holds no run"]),
         (["report", "no/run"], ["No audit.json"]),
     ],
