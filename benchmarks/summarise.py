@@ -83,7 +83,7 @@ def main() -> None:
     text += (
         "\nFractions; 95 % bootstrap intervals over people, the strongest attacker's widened for the choice of it.\n"
     )
-    text += "toyfaces: two idle cores. The others: one thread each, other work sharing the cores; their seconds are pessimistic.\n\n"
+    text += "toyfaces: two idle cores. The others: one thread, on busy cores; their seconds are pessimistic.\n\n"
     (arguments.out / "README.md").write_text(text + "\n".join(notes) + "\n")
     print(text)
 
