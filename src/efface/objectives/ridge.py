@@ -1,7 +1,7 @@
 """A removal head in closed form: ridge regression on running statistics of random features.
 
 Heads that learn by gradient steps lag behind the extractor: it dodges them by turning what it tells of z, so that they
-see nothing while a fresh attacker sees it. Least squares lags only by its memory. Its weights are the exact answer to the
+see nothing while a fresh attacker sees it. Least squares lags by its memory only. Its weights answer exactly to the
 last tens of batches, and its price on the next batch, which they have not seen, is a held-out estimate.
 
 Source: closed-form adversaries (Sadeghi, Yu and Boddeti, 2019); random features (Rahimi and Recht, 2007). Ours: running
