@@ -78,7 +78,8 @@ def reconstruct(
     device = device or torch.device("cpu")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        decoder = ImageDecoder(features.shape, dataset.image_shape, width).to(device)
+        decoder = ImageDecoder(features.shape, dataset.image_shape, width)
+        decoder = decoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         _train(decoder, features, dataset, epochs, batch_size, device, tick)
     return _read(decoder.eval(), features, dataset, split, shown, device)
 

@@ -25,6 +25,9 @@ from efface.shapes import Features, Labels, Scalar
 LINEAR, FILTERS, CELLS = 1152, 48, 3
 """Most linear features (more are projected at random), random filters, and cells per side they are averaged over."""
 
+PERIOD = 4
+"""Batches between two solutions, after the first few: the moments' memory is much longer."""
+
 
 class RidgeHead(nn.Module):
     """Predicts z − p(z|y) from features, linearly and through rectified random filters averaged over a grid of cells.
@@ -53,7 +56,9 @@ class RidgeHead(nn.Module):
             "variance": torch.ones(inputs),
             "moments": torch.zeros(size, size),
             "crossed": torch.zeros(size, prior.shape[1]),
+            "weights": torch.zeros(size, prior.shape[1]),
             "seen": torch.zeros(()),
+            "steps": torch.zeros((), dtype=torch.int64),
             "filters": torch.randn(FILTERS, channels, 3, 3) / math.sqrt(9 * channels),
             "offset": torch.randn(FILTERS) / 2,
         }
@@ -97,14 +102,19 @@ class RidgeHead(nn.Module):
     def _price(self, inputs: Float[Tensor, "B S"], residual: Float[Tensor, "B A"]) -> Scalar:
         if not float(self.get_buffer("seen")):
             return inputs.sum() * 0
-        with torch.no_grad():
-            moments, crossed = self.get_buffer("moments"), self.get_buffer("crossed")
-            # Young averages are shrunk towards 0 by the decay: undo it.
-            scale = 1 / self.get_buffer("seen")
-            diagonal = self.ridge * torch.eye(len(moments), device=moments.device)
-            weights = torch.cholesky_solve(crossed * scale, torch.linalg.cholesky(moments * scale + diagonal))
         variance = residual.square().sum(1).mean().clamp_min(1e-6)
-        return 0.5 * (inputs @ weights).square().sum(1).mean() / variance
+        return 0.5 * (inputs @ self.get_buffer("weights")).square().sum(1).mean() / variance
+
+    @torch.no_grad()
+    def _solve(self) -> None:
+        """Set the weights to the least squares of the running moments."""
+        moments, crossed = self.get_buffer("moments"), self.get_buffer("crossed")
+        # Young averages are shrunk towards 0 by the decay: undo it.
+        scale = 1 / self.get_buffer("seen")
+        diagonal = self.ridge * torch.eye(len(moments), device=moments.device)
+        factor = torch.linalg.cholesky(moments * scale + diagonal)
+        # A new tensor, not in place: the backward pass of this batch still needs the old one.
+        self.register_buffer("weights", torch.cholesky_solve(crossed * scale, factor))
 
     @torch.no_grad()
     def _standardise(self, flat: Float[Tensor, "B F"]) -> None:
@@ -120,3 +130,6 @@ class RidgeHead(nn.Module):
         self.get_buffer("moments").mul_(self.decay).addmm_(inputs.T, inputs, alpha=share)
         self.get_buffer("crossed").mul_(self.decay).addmm_(inputs.T, residual, alpha=share)
         self.get_buffer("seen").mul_(self.decay).add_(1 - self.decay)
+        steps = int(self.get_buffer("steps").add_(1))
+        if steps < PERIOD or steps % PERIOD == 0:
+            self._solve()
