@@ -1,4 +1,4 @@
-"""What an attack is worth: efficacy, AUM and its ceiling, excess leakage, bits, and how alike two images are.
+"""What an attack is worth: efficacy, AUC, AUM and its ceiling, excess leakage, bits, and how alike two images are.
 
 Fractions in [0, 1] throughout; information in bits; images in [0, 1].
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -76,6 +77,111 @@ def bits(logits: Logits, labels: Labels, entropy_bits: float) -> float:
     return entropy_bits - float(F.cross_entropy(logits.float(), labels)) / math.log(2)
 
 
+def pointwise_bits(logits: Logits, labels: Labels, without: Float[Tensor, " B"]) -> Float[np.ndarray, " B"]:
+    """Return log2 q(z|h) − log2 p(z) of each person: what the features say of this person's z, in bits.
+
+    The mean is ``bits``. ``without`` is p(z) (or p(z|y), for I(h; z|y)) of each person's own z on the same people. To
+    first order the estimated entropy moves with the people as this mean does, so its bootstrap gives the interval.
+
+    Example:
+        >>> z = torch.tensor([0, 1])
+        >>> pointwise_bits(torch.eye(2) * 100, z, torch.full((2,), 0.5)).tolist()
+        [1.0, 1.0]
+    """
+    own = F.log_softmax(logits.double(), 1)[torch.arange(len(labels)), labels]
+    return ((own - without.double().log()) / math.log(2)).numpy()
+
+
+def balanced_accuracy(
+    guesses: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], counts: Float[np.ndarray, "R n"] | None = None
+) -> Float[np.ndarray, " R"]:
+    """Return the mean over classes of the share guessed right, in each resample of the people.
+
+    Classes that nobody has are left out.
+
+    Args:
+        guesses: Class guessed for each person.
+        labels: Class of each person.
+        counts: How often each person counts, per resample; None: once, in one resample.
+
+    Example:
+        >>> balanced_accuracy(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1])).tolist()
+        [0.5]
+    """
+    counts = np.ones((1, len(labels)), np.float32) if counts is None else counts
+    classes = np.unique(labels)
+    has = (labels[:, None] == classes).astype(np.float32)
+    people, right = counts @ has, counts @ (has * (guesses == labels)[:, None])
+    with np.errstate(invalid="ignore"):
+        shares = right / people
+    return _mean_of_known(shares)
+
+
+def auc(
+    scores: Float[np.ndarray, "n A"], labels: Int[np.ndarray, " n"], counts: Float[np.ndarray, "R n"] | None = None
+) -> Float[np.ndarray, " R"]:
+    """Return the area under the ROC curve in each resample, one class against the rest, averaged over the classes.
+
+    Ties count half. Classes that nobody has are left out; NaN where all people are of one class. Not two-sided:
+    see ``two_sided``.
+
+    Source: Hanley and McNeil (1982); the macro average.
+
+    Args:
+        scores: Score of each class for each person; any increasing function of q(z|h).
+        labels: Class of each person.
+        counts: How often each person counts, per resample; None: once, in one resample.
+
+    Example:
+        >>> scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
+        >>> auc(scores, np.array([0, 1, 1])).tolist()
+        [1.0]
+    """
+    counts = np.ones((1, len(labels)), np.float32) if counts is None else counts
+    present = np.unique(labels)
+    # The curves of two classes mirror each other.
+    wanted = present[1:] if scores.shape[1] == 2 else present
+    if len(present) < 2:
+        return np.full(len(counts), np.nan)
+    return _mean_of_known(np.stack([_one_auc(scores[:, z], labels == z, counts) for z in wanted], 1))
+
+
+def _one_auc(
+    score: Float[np.ndarray, " n"], positive: Int[np.ndarray, " n"] | np.ndarray, counts: Float[np.ndarray, "R n"]
+) -> Float[np.ndarray, " R"]:
+    """One class against the rest: the share of pairs in the right order."""
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
+    sorted_counts, is_positive = counts[:, order], positive[order].astype(np.float32)
+    above = np.add.reduceat(sorted_counts * is_positive, starts, axis=1, dtype=np.float64)
+    below = np.add.reduceat(sorted_counts * (1 - is_positive), starts, axis=1, dtype=np.float64)
+    right = (above * (np.cumsum(below, 1) - below / 2)).sum(1)
+    with np.errstate(invalid="ignore"):
+        return right / (above.sum(1) * below.sum(1))
+
+
+def _mean_of_known(values: Float[np.ndarray, "R A"]) -> Float[np.ndarray, " R"]:
+    """Mean over the classes that have a value; NaN where none has."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(1) / known.sum(1)
+
+
+def two_sided(value: float, interval: tuple[float, float], classes: int) -> tuple[float, tuple[float, float]]:
+    """Return a figure with its interval, mirrored at one half if the attribute is binary and the figure below.
+
+    An attacker that is always wrong about a binary attribute knows it. The interval is mirrored, not folded: one that
+    held 0.5 still does. As the better side is picked, it should be widened for two choices.
+
+    Example:
+        >>> two_sided(0.1, (0.05, 0.15), 2), two_sided(0.1, (0.05, 0.15), 3)
+        ((0.9, (0.85, 0.95)), (0.1, (0.05, 0.15)))
+    """
+    if classes != 2 or value >= 0.5:
+        return value, interval
+    return 1 - value, (1 - interval[1], 1 - interval[0])
+
+
 def psnr(images: Float[Tensor, "B C H W"], others: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
     """Return the peak signal-to-noise ratio of each image in decibels, 100 at most.
 
@@ -98,11 +204,13 @@ def ssim(images: Float[Tensor, "B C H W"], others: Float[Tensor, "B C H W"]) -> 
         1.0
     """
     x, y = images.double(), others.double()
-    window = _gaussian(min(11, *(side - 1 + side % 2 for side in x.shape[2:])))
-    weight = window.to(x).expand(x.shape[1], 1, *window.shape)
+    size = min(11, *(side - 1 + side % 2 for side in x.shape[2:]))
+    # The window is a product of two lines, and a line slid along an axis is a banded matrix: two products of matrices
+    # in place of a convolution per channel.
+    rows, columns = (_sliding(size, side).to(x) for side in x.shape[2:])
 
     def blur(values: Tensor) -> Tensor:
-        return F.conv2d(values, weight, groups=values.shape[1])
+        return rows @ values @ columns.T
 
     mean_x, mean_y = blur(x), blur(y)
     var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
@@ -113,8 +221,11 @@ def ssim(images: Float[Tensor, "B C H W"], others: Float[Tensor, "B C H W"]) -> 
     return (luminance * contrast).flatten(1).mean(1).float()
 
 
-def _gaussian(size: int, sigma: float = 1.5) -> Float[Tensor, "S S"]:
-    """Gaussian window that sums to 1."""
+def _sliding(size: int, side: int, sigma: float = 1.5) -> Float[Tensor, "P S"]:
+    """Gaussian line that sums to 1, at every place where it fits."""
     offsets = torch.arange(size, dtype=torch.float64) - size // 2
     line = torch.exp(-(offsets**2) / (2 * sigma**2))
-    return torch.outer(line, line) / line.sum() ** 2
+    places = torch.arange(side - size + 1)[:, None]
+    return torch.zeros(len(places), side, dtype=torch.float64).scatter_(
+        1, places + torch.arange(size), (line / line.sum()).expand(len(places), size)
+    )
