@@ -55,8 +55,25 @@ def test_weights_are_those_of_ridge_regression():
     residual = torch.nn.functional.one_hot(z, 2) - 0.5
     oracle = Ridge(alpha=0.1 * 400, fit_intercept=False).fit(inputs.double().numpy(), residual.double().numpy())
     guess = torch.from_numpy(oracle.predict(inputs.double().numpy()))
-    expected = 0.5 * guess.square().sum(1).mean() / residual.square().sum(1).mean()
+    expected = 0.5 * (guess * residual).sum(1).mean() / residual.square().sum(1).mean()
     assert float(head(features, z, target)) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_telling_in_a_direction_of_little_variance_is_priced():
+    """z hides in the difference of two features that are nearly equal: a hundredth of their variance tells it all."""
+    torch.manual_seed(0)
+    head, generator, prices = RidgeHead((2,), PRIOR), torch.Generator().manual_seed(0), []
+    for _ in range(150):
+        z = torch.randint(0, 2, (256,), generator=generator)
+        shared = torch.randn(256, generator=generator)
+        hidden = 0.1 * (2.0 * z - 1)
+        features = torch.stack([shared + hidden, shared - hidden], 1).requires_grad_()
+        prices.append(head(features, z, torch.zeros_like(z)))
+    assert float(sum(prices[-20:]) / 20) > 0.4, "half the variance of z, all of it told, is 0.5 nats"
+    (gradient,) = torch.autograd.grad(prices[-1], features)
+    # The way down is to decorrelate: people of the two classes move towards each other, along the hidden direction.
+    step = -(gradient[:, 0] - gradient[:, 1]).detach()
+    assert float(step[z == 1].mean()) < 0 < float(step[z == 0].mean())
 
 
 def test_a_batch_is_priced_before_it_is_learned():

@@ -40,7 +40,7 @@ class RidgeHead(nn.Module):
     """
 
     def __init__(
-        self, feature_shape: Sequence[int], prior: Float[Tensor, "Y A"], decay: float = 0.97, ridge: float = 0.03
+        self, feature_shape: Sequence[int], prior: Float[Tensor, "Y A"], decay: float = 0.97, ridge: float = 0.001
     ):
         super().__init__()
         inputs = math.prod(map_shape(feature_shape))
@@ -70,7 +70,9 @@ class RidgeHead(nn.Module):
     def forward(self, features: Features, attribute: Labels, target: Labels) -> Scalar:
         """Return the price of these features in nats; in training, take them into the running moments afterwards.
 
-        The price is half the variance of the prediction as a share of that of z − p(z|y): 0 where z can't be told.
+        The price is half the covariance of the prediction with z − p(z|y), as a share of the latter's variance: 0 where
+        z can't be told. It is not the prediction's own variance, which the extractor lowers by making the telling
+        directions small: that blinds a solution with a ridge, not one without.
         """
         with torch.autocast(features.device.type, enabled=False):
             flat = as_map(features).flatten(1).float()
@@ -103,7 +105,8 @@ class RidgeHead(nn.Module):
         if not float(self.get_buffer("seen")):
             return inputs.sum() * 0
         variance = residual.square().sum(1).mean().clamp_min(1e-6)
-        return 0.5 * (inputs @ self.get_buffer("weights")).square().sum(1).mean() / variance
+        told = (inputs @ self.get_buffer("weights") * residual).sum(1).mean()
+        return 0.5 * told.clamp_min(0) / variance
 
     @torch.no_grad()
     def _solve(self) -> None:
@@ -112,9 +115,9 @@ class RidgeHead(nn.Module):
         # Young averages are shrunk towards 0 by the decay: undo it.
         scale = 1 / self.get_buffer("seen")
         diagonal = self.ridge * torch.eye(len(moments), device=moments.device)
-        factor = torch.linalg.cholesky(moments * scale + diagonal)
+        factor = torch.linalg.cholesky((moments * scale + diagonal).double())
         # A new tensor, not in place: the backward pass of this batch still needs the old one.
-        self.register_buffer("weights", torch.cholesky_solve(crossed * scale, factor))
+        self.register_buffer("weights", torch.cholesky_solve((crossed * scale).double(), factor).float())
 
     @torch.no_grad()
     def _standardise(self, flat: Float[Tensor, "B F"]) -> None:
