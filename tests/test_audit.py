@@ -10,8 +10,10 @@ from torch import nn
 
 from audit_helpers import SIZES, column, dataset, feature_set, network
 from efface.audit import AuditResult, audit
+from efface.audit.attack import Outcome, Outcomes
 from efface.audit.attackers import Attacker, FittedAttacker, build_attacker
-from efface.audit.attribute import Outcome, Outcomes, Settings, audit_attribute, reachable_floor, verdict, with_aum
+from efface.audit.attribute import Settings, audit_attribute, reachable_floor, verdict, with_aum
+from efface.audit.intervals import Resampling
 from efface.audit.metrics import aum
 from efface.audit.reconstruction import choose_people, reconstruct
 from efface.audit.result import AT_FLOOR, INCONCLUSIVE, LEAKS, Attack
@@ -116,8 +118,8 @@ def outcomes(*accuracies, n=1000, validation=None):
     for place, accuracy in enumerate(accuracies):
         picked = accuracy if validation is None else validation[place]
         attack = Attack(f"a{place}", accuracy, (0.0, 1.0), 0.0, picked, 1, 0.0)
-        rows.append(Outcome(attack, np.arange(n) < round(accuracy * n)))
-    return Outcomes(tuple(rows), 0.95, 4000, 0)
+        rows.append(Outcome(attack, (np.arange(n) < round(accuracy * n))[None]))
+    return Outcomes(tuple(rows), Resampling(0.95, 4000, 0))
 
 
 def test_validation_picks_the_best_and_the_highest_is_conservative():
@@ -197,18 +199,24 @@ def result(tmp_path_factory):
 
 FIELDS = {
     "schema_version", "created", "name", "seed", "split", "confidence", "data", "model", "threat", "fidelity",
-    "attributes", "reconstruction", "phases", "warnings",
+    "attributes", "reconstruction", "phases", "warnings", "suite", "fairness",
 }  # fmt: skip
 ENTRY = {
     "classes", "n", "floors", "original_best", "best", "highest", "attackers", "original_attackers", "excess_leakage",
-    "excess_leakage_ci", "efficacy", "aum", "aum_ceiling", "original_aum", "verdict", "warnings",
+    "excess_leakage_ci", "efficacy", "aum", "aum_ceiling", "original_aum", "verdict", "warnings", "certificate",
+    "skipped",
+}  # fmt: skip
+ATTACK = {
+    "name", "accuracy", "ci", "bits", "bits_ci", "balanced_accuracy", "balanced_accuracy_ci", "auc", "auc_ci",
+    "conditional_bits", "conditional_bits_ci", "validation_accuracy", "epoch", "seconds", "seeds", "per_seed", "note",
+    "warning",
 }  # fmt: skip
 
 
 def test_the_dictionary_is_the_contract(result):
     values = result.to_dict()
     assert set(values) == FIELDS
-    assert values["schema_version"] == "1.0"
+    assert values["schema_version"] == "1.1"
     assert values["data"]["n"] == {"train": 120, "validation": 120, "test": 120}
     assert set(values["data"]) == {"name", "target", "attributes", "image_shape", "n", "warnings", "schema"}
     assert values["model"]["at"] == "3"
@@ -219,11 +227,12 @@ def test_the_dictionary_is_the_contract(result):
     assert set(entry) == ENTRY
     assert set(entry["best"]) == {"attacker", "accuracy", "ci", "bits"}
     assert set(entry["highest"]) == {"attacker", "accuracy", "ci"}
-    row = {"name", "accuracy", "ci", "bits", "validation_accuracy", "epoch", "seconds", "warning"}
-    assert all(set(attack) == row for attack in (*entry["attackers"], *entry["original_attackers"]))
+    assert all(set(attack) == ATTACK for attack in (*entry["attackers"], *entry["original_attackers"]))
     assert entry["n"] == int((dataset(missing=30).split_labels("test", "z") >= 0).sum()) < 120
     assert set(values["reconstruction"]) == {"original", "unlearned"}
-    assert {"audit_s", "features_s", "attacks_s", "reconstruction_s"} == set(values["phases"])
+    assert {"audit_s", "features_s", "attacks_s", "fairness_s", "reconstruction_s"} <= set(values["phases"])
+    assert values["suite"]["attackers"] == ["linear", "mlp"]
+    assert all(seconds > 0 for seconds in values["suite"]["seconds"].values())
     assert values["data"]["warnings"] == ["two copies"]
 
 
@@ -323,7 +332,7 @@ def test_an_audit_of_nobodys_target_is_refused(tmp_path):
 
 def test_files_that_are_no_audit_are_refused(result, tmp_path):
     values = result.to_dict()
-    with pytest.raises(AuditError, match=r"of the kind 1\.0, but got '2\.0'"):
+    with pytest.raises(AuditError, match=r"of the kind 1\.1, but got '2\.0'"):
         AuditResult.from_dict({**values, "schema_version": "2.0"})
     del values["fidelity"]
     with pytest.raises(AuditError, match="it lacks fidelity"):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -28,6 +29,13 @@ SETTINGS = [
     "--set=data.attributes=[glasses, hat]",
     "--quiet",
 ]
+FOREIGN = ["audit", "--data", "toyfaces", "--at", "0", "--target", "smilng", "--attributes", "glasses"]
+NET = """
+from torch import nn
+def build(num_classes):
+    head = nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, num_classes)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), *head)
+"""
 RUN_FOLDER = {
     "config.yaml",
     "environment.json",
@@ -42,7 +50,7 @@ RUN_FOLDER = {
 }
 
 
-def efface(*arguments, **environment):
+def efface(*arguments, cwd=None, **environment):
     """Run the command as a process."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1", **environment}
     return subprocess.run(
@@ -50,6 +58,7 @@ def efface(*arguments, **environment):
         capture_output=True,
         text=True,
         env=variables,
+        cwd=cwd,
         timeout=280,
         check=False,
     )
@@ -111,6 +120,60 @@ def test_audit_again_and_report_again(finished):
     done = efface("report", finished, finished, "--out", page)
     assert done.returncode == 0, done.stderr
     assert page.exists()
+
+
+def test_an_audit_again_takes_a_suite_and_settings(finished):
+    before = (finished / "audit.json").read_text()
+    more = ["--set=audit.beyond=[fairness, selectivity]", "--set=audit.reconstruction=false", "--seeds", 2, "--quiet"]
+    done = efface("audit", finished, "--attackers", "linear", "--layers", "layer1", "--epochs", 1, *more)
+    assert done.returncode == 0, done.stderr
+    audit = json.loads((finished / "audit.json").read_text())
+    assert list(Draft202012Validator(load_schema()).iter_errors(audit)) == []
+    assert {"selectivity", "fairness", "layers", "suite"} <= set(audit)
+    assert [point["layer"] for point in audit["layers"]["hat"]["points"]][:2] == ["input", "layer1"]
+    assert audit["attributes"]["hat"]["attackers"][0]["seeds"] == 2
+    done = efface("audit", finished, "--set=engine.epochs=3")
+    assert done.returncode == 2
+    assert "a setting of audit" in " ".join(done.stderr.replace("│", " ").split())
+    (finished / "audit.json").write_text(before)
+
+
+def test_a_model_made_elsewhere_is_audited(tmp_path):
+    (tmp_path / "mynet.py").write_text(NET)
+    sets = ["--set=data.options={n: 400}", "--set=data.size=32", "--set=audit.resamples=200", "--quiet"]
+    arguments = [*FOREIGN[:6], "smiling", *FOREIGN[7:], "--model", "mynet:build", "--attackers", "linear", *sets]
+    done = efface(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "audits" / "mynet.build-0"
+    assert json.loads((folder / "audit.json").read_text())["model"]["at"] == "0"
+    done = efface("report", folder, "--format", "text", "--out", tmp_path / "told.txt")
+    assert done.returncode == 0, done.stderr
+    assert "glasses" in (tmp_path / "told.txt").read_text()
+    done = efface("audit", folder)
+    assert done.returncode == 2
+    assert "made elsewhere" in done.stderr
+
+
+def test_embeddings_are_audited(tmp_path):
+    z = np.arange(500) % 2
+    np.save(tmp_path / "emb.npy", np.random.default_rng(0).normal(size=(500, 4)) + z[:, None])
+    (tmp_path / "labels.csv").write_text("race\n" + "\n".join("ab"[i] for i in z) + "\n")
+    arguments = [
+        "audit",
+        "--features",
+        tmp_path / "emb.npy",
+        "--labels",
+        tmp_path / "labels.csv",
+        "--attributes",
+        "race",
+    ]
+    done = efface(*arguments, "--attackers", "linear", "--out", tmp_path / "out", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "audit.json").read_text())["attributes"]["race"]["verdict"] == "leaks"
+    assert (tmp_path / "out" / "report.html").exists()
+    done = efface(*arguments, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "--overwrite" in done.stderr
 
 
 def test_a_killed_run_resumes_to_the_same_weights(finished, tmp_path):
@@ -176,6 +239,21 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
         ),
         (["run", "toyfaces-smiling-glasses", *SETTINGS, "--set", "model.name=resnet17"], ["resnet17"]),
         (["audit", "no/run"], ["holds no run"]),
+        (["audit"], ["given the folder of a run, --model or --features"]),
+        (["audit", "no/run", "--features", "x.npy"], ["a run and --features"]),
+        (
+            ["audit", "--model", "resnet18", "--labels", "x.csv"],
+            ["5 problems", "--labels does not go with --model", "--model needs --at", "--model needs --attributes"],
+        ),
+        (
+            ["audit", "--features", "no.npy", "--labels", "no.csv", "--attributes", "race"],
+            ["2 problems", "no.npy", "no.csv"],
+        ),
+        (
+            [*FOREIGN, "--model", "mynet:build", "--attackers", "liner"],
+            ["3 problems", "'linear'", "Did you mean 'smiling'", "Cannot import 'mynet'"],
+        ),
+        (["report", "no/run", "--format", "pdf"], ["html, md or text"]),
         (["report", "no/run"], ["No audit.json"]),
     ],
 )

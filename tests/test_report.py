@@ -17,9 +17,17 @@ from PIL import Image
 
 from efface.config import MethodConfig
 from efface.errors import CheckpointError
-from efface.report import render_audit, render_comparison, render_report, write_model_card
+from efface.report import (
+    markdown,
+    plain_text,
+    render_audit,
+    render_comparison,
+    render_report,
+    write_document,
+    write_model_card,
+)
 from efface.report.render import slug
-from sample_run import attribute, audit, bare_audit, environment, faces, metrics, write_run, write_small_run
+from sample_run import attribute, audit, bare_audit, environment, faces, full_audit, metrics, write_run, write_small_run
 
 EVIL = '"><script>alert(1)</script>&amp; $x_1$ \u202e{{ 7*7 }} `'
 VOID = {"meta", "img", "br", "path", "circle", "use", "rect"}
@@ -81,7 +89,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Page:
 def test_sections_in_order(page: Page) -> None:
     sections = [attributes["id"] for attributes in page.all("section")]
     assert sections == [
-        *("verdict", "fidelity", "attackers", "training", "people", "cost", "settings", "data", "warnings", "again"),
+        *("verdict", "fidelity", "attackers", "people", "training", "cost", "settings", "data", "warnings", "again"),
         "terms",
     ]
     links = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
@@ -361,3 +369,96 @@ def test_model_card_escapes(tmp_path: Path) -> None:
 def test_hub_names_go_into_the_card(tmp_path: Path) -> None:
     folder = write_small_run(tmp_path / "run", data={**audit()["data"], "name": "org/faces"})
     assert yaml.safe_load(write_model_card(folder).read_text().split("---\n")[1])["datasets"] == ["org/faces"]
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_run(tmp_path_factory.mktemp("full") / "run", **full_audit())
+    render_report(folder)
+    return folder
+
+
+def test_everything_that_an_audit_may_hold_is_on_the_page(full: Path) -> None:
+    page = Page(full / "report.html")
+    sections = [attributes["id"] for attributes in page.all("section")]
+    assert sections == [
+        *(
+            "verdict",
+            "fidelity",
+            "layers",
+            "others",
+            "attackers",
+            "selectivity",
+            "people",
+            "groups",
+            "pairs",
+            "learned",
+        ),
+        *("training", "cost", "settings", "data", "warnings", "again", "terms"),
+    ]
+    links = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
+    assert {link[1:] for link in links} <= {attributes.get("id") for _, attributes in page.tags}
+    for text in (
+        "Certified: no attacker can exceed 53.9 % with 95 % confidence",
+        "Nothing is certified.",
+        "at most 53.9 %",
+        "best of 3 attackers",
+        "standard, 3 attackers",
+        "layer2 (released)",
+        "Probes read more of glasses behind",
+        "mean of 3 seeds; linear 50%, mlp 50%",
+        "glasses × hat",
+        "−3.0 to +1.0 points",
+        "id: not probed. 3000 classes",
+        "Read off the drawings",
+        "Fewer than 30 people: yes.",
+    ):
+        assert text in page.text, text
+
+
+def test_an_old_file_shows_no_empty_columns(page: Page) -> None:
+    assert "AUC" not in page.text
+    assert "Layer map" not in page.text
+
+
+def test_an_audit_without_task_or_model_renders(tmp_path: Path) -> None:
+    made = bare_audit()
+    made["data"]["target"] = None
+    made["model"] |= {"name": None, "parameters": None}
+    made["fidelity"] = {"value": None, "ci": None, "original": None, "original_ci": None, "n": 0}
+    made["attributes"]["glasses"] |= {"aum": None, "aum_ceiling": None}
+    page = Page(render_audit(made, tmp_path / "page.html"))
+    assert "No task was named, so there is no fidelity." in page.text
+    assert "Task kept" not in page.text
+    assert "This model" not in page.text
+
+
+def test_markdown_and_text_say_what_the_page_says(full: Path, tmp_path: Path) -> None:
+    made = write_document(full, "md").read_text(encoding="utf-8").replace("\xa0", " ")
+    assert made.startswith("# toyfaces-glasses\n\n3 attributes audited: 1 leak")
+    told = write_document(full, "text", tmp_path / "deep" / "told.txt").read_text(encoding="utf-8")
+    flat = " ".join(told.split())
+    for text in (
+        "No attacker in this suite exceeded 53.1 % on “glasses”.",
+        "Certified: no attacker can exceed 53.9 %",
+        "layer2 (released)",
+        "glasses × hat",
+        "Read off the drawings",
+    ):
+        assert text in made, text
+        assert text in flat, text
+    for row in re.findall(r"^\|.*$", made, re.MULTILINE):
+        assert row.endswith(" |")
+    widths = {len(re.findall(r"(?<!\\)\|", row)) for row in re.findall(r"^\| attacker .*$", made, re.MULTILINE)}
+    assert widths == {10}
+    assert "\xa0" not in told
+    assert max(len(line) for line in told.splitlines() if not line.startswith("  ")) <= 100
+
+
+def test_documents_escape(tmp_path: Path) -> None:
+    values = {**full_audit(), "name": EVIL, "attributes": {EVIL: full_audit()["attributes"]["glasses"]}}
+    made = markdown(values)
+    assert "<script>" not in made
+    assert "<script>" in plain_text(values)
+    with pytest.raises(CheckpointError, match="verdict"):
+        markdown({**values, "attributes": {"x": {}}})

@@ -14,7 +14,7 @@ from efface.errors import CheckpointError
 from efface.report import render_report
 from efface.report.folder import check_audit
 from efface.report.schema import findings, load_schema
-from sample_run import audit, bare_audit
+from sample_run import audit, bare_audit, full_audit
 
 
 def test_missing_audit(tmp_path: Path) -> None:
@@ -27,8 +27,8 @@ def test_missing_audit(tmp_path: Path) -> None:
     [
         ('{"schema_version": "1.0", ', r"Cannot read '.*audit\.json': .*Run `efface audit"),
         ("[1]", r"to be an object with the results of an audit, but got \[1\]"),
-        ('{"schema_version": "2.0"}', r"schema_version` to be 1\.0 \(any 1\.x is read\), but got '2\.0'\. Run"),
-        ("{}", r"schema_version` to be 1\.0 .* but got None"),
+        ('{"schema_version": "2.0"}', r"schema_version` to be 1\.1 \(any 1\.x is read\), but got '2\.0'\. Run"),
+        ("{}", r"schema_version` to be 1\.1 .* but got None"),
         ('{"schema_version": "1.3"}', r"5 problems:\n1\. .*`name` is missing.*\n2\. .*`data` is missing"),
     ],
 )
@@ -46,11 +46,11 @@ def test_all_departures_are_told_at_once() -> None:
     with pytest.raises(CheckpointError) as error:
         check_audit(values)
     assert "`attributes.glasses.verdict` should be one of 'leaks'" in str(error.value)
-    assert "`fidelity.value` should be a number, but is 'high'" in str(error.value)
+    assert "`fidelity.value` should be a number or null, but is 'high'" in str(error.value)
     assert "`attributes.skin tone.best.ci` should have 2 items, but has 1" in str(error.value)
 
 
-@pytest.mark.parametrize("values", [audit(), bare_audit()])
+@pytest.mark.parametrize("values", [audit(), bare_audit(), full_audit()])
 def test_samples_follow_the_published_schema(values: dict) -> None:
     jsonschema.Draft202012Validator.check_schema(load_schema())
     jsonschema.Draft202012Validator(load_schema()).validate(values)
@@ -59,7 +59,7 @@ def test_samples_follow_the_published_schema(values: dict) -> None:
 @settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_own_checker_agrees_with_jsonschema(data: st.DataObject) -> None:
-    values = copy.deepcopy(audit())
+    values = copy.deepcopy(data.draw(st.sampled_from([audit(), full_audit()])))
     for _ in range(data.draw(st.integers(1, 3))):
         node: object = values
         while True:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from efface.report import formats, words
 from efface.report.theme import LIGHT, PALETTE
-from sample_run import attribute, audit, bare_audit
+from sample_run import attribute, audit, bare_audit, full_audit
 
 SETTING = words.Setting("smiling", "test", 0.95)
 
@@ -40,7 +40,7 @@ def test_explanation_is_what_a_lawyer_reads() -> None:
         "From the released features, the best of 3 attackers (resnet18) guesses “glasses” correctly for 52.7 % of "
         "2,000 test images (95 % interval 50.9–54.4 %). Best means best on validation; the highest of all was 53.1 % "
         "(mlp). Blind guessing, always the most frequent class, gets 51.3 %; knowing the answer to the task “smiling” "
-        "alone gives 52.1 % (the label floor). Before unlearning, the best attacker got 98.7 %."
+        "alone gives 52.1 % (the label floor). Before unlearning, the best attacker got 98.7 %. Nothing is certified."
     )
 
 
@@ -51,7 +51,7 @@ def test_explanation_without_original_and_interval() -> None:
     assert plain(" ".join(words.explanation("hat", found, words.Setting("age", "validation")))) == (
         "From the released features, the one attacker (resnet18) guesses “hat” correctly for 70.0 % of the validation "
         "images. Blind guessing, always the most frequent class, gets 60.0 %; knowing the answer to the task “age” "
-        "gives no more (the label floor). What the original model reveals was not measured."
+        "gives no more (the label floor). What the original model reveals was not measured. Nothing is certified."
     )
 
 
@@ -160,3 +160,41 @@ def test_contrast(mode: int) -> None:
 
 def test_no_two_roles_share_a_drawn_colour() -> None:
     assert len(set(LIGHT.values())) == len(LIGHT)
+
+
+def test_a_certificate_is_told_with_its_assumptions_and_rounded_up() -> None:
+    found = full_audit()["attributes"]["glasses"]
+    text = plain(words.certified(found))
+    assert text.startswith("Certified: no attacker can exceed 53.9 % with 95 % confidence, as long as")
+    assert "none of the 5,000 people counted was used in fitting." in text
+    found["certificate"]["checked"] = False
+    assert "the caller’s word: it was not checked" in words.certified(found)
+    assert words.certified(glasses()) is None
+    assert words.upwards(0.9999) == words.upwards(1.0) == 1.0
+
+
+def test_without_a_task_nothing_is_said_of_one() -> None:
+    setting = words.Setting(None)
+    text = plain(" ".join(words.explanation("race", glasses(original_best=None), setting)))
+    assert "Blind guessing, always the most frequent class, gets 51.3 %; no task was named." in text
+    assert words.fidelity_sentence({"value": None}, setting) == "No task was named, so there is no fidelity."
+    assert words.aum_text({"aum": None, "aum_ceiling": None}) == "–"
+
+
+def test_the_caveat_changes_only_where_everything_is_certified() -> None:
+    attributes = full_audit()["attributes"]
+    assert words.caveat(attributes) == words.CAVEAT
+    assert words.caveat({"glasses": attributes["glasses"]}) == words.CERTIFIED_CAVEAT
+
+
+def test_sentences_of_layers_and_selectivity() -> None:
+    made = full_audit()
+    assert plain(words.layers_sentence("glasses", made["layers"]["glasses"])) == (
+        "Probes guess “glasses” for 99.0 % of the images from the input and for 52.5 % from the logits. At layer2, "
+        "which is released, they guess 53.0 %; the label floor is 52.1 %."
+    )
+    assert plain(words.selectivity_sentence(made["selectivity"])) == (
+        "2 other columns probed. In the median, 98 % of what was readable before is readable now."
+    )
+    assert "none was readable" in words.selectivity_sentence({"columns": [1], "median_share": None})
+    assert words.points_interval([-0.01, None]) == ""

@@ -23,7 +23,9 @@ _HOMES = {
     "ObjectiveWeights": "efface.objectives",
     "UnlearnedModel": "efface.methods",
     "audit": "efface.audit",
+    "audit_embeddings": "efface.audit",
     "build_model": "efface.models",
+    "certify": "efface.audit",
     "find_config": "efface.experiments",
     "load_dataset": "efface.data.load",
     "render_report": "efface.report",
@@ -33,7 +35,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from efface.audit import AuditResult, audit
+    from efface.audit import AuditResult, audit, audit_embeddings, certify
     from efface.config import AuditConfig, Config, DataConfig, EngineConfig, MethodConfig, ModelConfig
     from efface.data.dataset import AttributeDataset
     from efface.data.load import load_dataset
@@ -72,7 +74,9 @@ __all__ = [
     "ObjectiveWeights",
     "UnlearnedModel",
     "audit",
+    "audit_embeddings",
     "build_model",
+    "certify",
     "find_config",
     "load_dataset",
     "render_report",

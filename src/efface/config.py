@@ -77,6 +77,32 @@ class ModelConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the model's constructor")
 
 
+class MaskConfig(Section):
+    """What `masked_retrain` blots out of the images."""
+
+    threshold: float = Field(
+        0.5, gt=0, le=1, description="share of an image's highest attention from which it is masked"
+    )
+    fill: Literal["mean", "black", "noise"] = Field("mean", description="what takes the place of the key area")
+
+
+class CodeConfig(Section):
+    """The finite code of `quantised`."""
+
+    levels: tuple[int, ...] = Field((2, 2, 2, 2, 2, 2), description="levels of each number; their product is M")
+    width: Positive = Field(64, description="channels of the network that reads the features")
+    table_weight: Weight = Field(1.0, description="on what the counted table of codes tells of z, beside the heads")
+
+
+class EraserConfig(Section):
+    """Layers that are fitted to finished features: `leace`, `inlp`, `random_projection`."""
+
+    dimensions: Positive = Field(2048, description="most numbers that an eraser reads; positions are averaged to fit")
+    rounds: Positive = Field(10, description="of `inlp`: classifiers that are trained and projected out, per attribute")
+    keep: float = Field(0.25, gt=0, le=1, description="of `random_projection`: share of the channels' dimensions")
+    settle_epochs: int = Field(2, ge=0, description="epochs of the classifier on top, on the finished features")
+
+
 class MethodConfig(Section):
     """How attributes are unlearned. Weights multiply mutual information in nats per image (THEORY, claim 2)."""
 
@@ -97,12 +123,16 @@ class MethodConfig(Section):
     decoder_width: Positive = Field(32, description="channels of the decoder")
     training: Literal["cross_entropy", "contrastive"] = Field("cross_entropy", description="how target heads learn")
     temperature: float = Field(0.1, gt=0, description="of the supervised contrastive loss")
+    entropy_weight: Weight = Field(0.1, description="of `learning_not_to_learn`: on the heads' entropy")
+    mask: MaskConfig = MaskConfig()
+    code: CodeConfig = CodeConfig()
+    eraser: EraserConfig = EraserConfig()
 
 
 class EngineConfig(Section):
     """The training loop."""
 
-    schedule: Literal["local", "end_to_end"] = "local"
+    schedule: Literal["local", "local_parallel", "end_to_end"] = "local"
     epochs: Positive = Field(10, description="epochs of the unlearning run")
     original_epochs: Positive | None = Field(None, description="epochs of the original model; None: as `epochs`")
     batch_size: Positive = 128
@@ -115,21 +145,38 @@ class EngineConfig(Section):
     grad_clip: float | None = Field(5.0, gt=0, description="largest gradient norm per block; None: no clipping")
     precision: Literal["auto", "bf16-mixed", "16-mixed", "32-true"] = Field("auto", description="auto: bf16-mixed")
     device: str = Field("auto", description="auto, cpu, cuda, mps")
-    devices: Positive = Field(1, description="processes of data-parallel training")
-    threads: Positive | None = Field(None, description="CPU threads; None: all cores")
+    devices: Positive = Field(1, description="data-parallel processes; local_parallel: GPUs to spread the blocks over")
+    threads: Positive | None = Field(None, description="CPU threads per process; None: all cores, shared out")
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: one per epoch")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
 
 
-class AuditConfig(Section):
-    """Who attacks, and how long."""
+Beyond = Literal["selectivity", "fairness", "intersections", "recovery", "training_people", "learning_curve"]
+"""What an audit looks at beside the attackers' figures."""
 
-    attackers: tuple[str, ...] = Field(("resnet18", "mlp", "linear"), min_length=1)
+
+class AuditConfig(Section):
+    """Who attacks, how long, and what else is looked at. What is None is decided by the suite."""
+
+    # YAML reads layer names such as 0 as numbers.
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    suite: Literal["custom", "quick", "standard", "full"] = Field(
+        "custom", description="strength: `efface ls attackers`"
+    )
+    attackers: tuple[str, ...] | None = Field(None, min_length=1, description="names, in place of the suite's")
     split: Literal["test", "validation"] = "test"
     epochs: Positive = Field(12, description="most epochs of an attacker; validation picks the best")
+    seeds: Positive | None = Field(None, description="of attackers: each is trained so often, figures are means")
     batch_size: Positive = 256
     resamples: Positive = Field(2000, description="bootstrap resamples over people")
     confidence: float = Field(0.95, gt=0, lt=1)
+    layers: Literal["all"] | tuple[str, ...] | None = Field(None, description="layers probed for the layer map")
+    view: Literal["features", "logits", "probabilities"] = Field("features", description="what an attacker sees")
+    releases: Literal["one", "augmented", "stochastic"] = Field(
+        "one", description="of each person, averaged if several"
+    )
+    beyond: tuple[Beyond, ...] | None = Field(None, description="what else is looked at; [] for nothing")
     reconstruction: bool = Field(True, description="train decoders afresh, before and after")
     reconstruction_epochs: Positive = 6
     faces: Positive = Field(8, description="people shown in the reconstruction figure")

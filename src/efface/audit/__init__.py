@@ -10,6 +10,8 @@ from typing import Any
 
 from efface.audit.attackers import ATTACKERS, Attacker, Budget, FeatureView, FittedAttacker, build_attacker, register
 from efface.audit.audit import audit
+from efface.audit.certificate import Certificate, certify
+from efface.audit.embeddings import audit_embeddings
 from efface.audit.features import FeatureSet, extract
 from efface.audit.result import AuditResult
 from efface.audit.threat import Threat
@@ -19,12 +21,15 @@ __all__ = [
     "Attacker",
     "AuditResult",
     "Budget",
+    "Certificate",
     "FeatureSet",
     "FeatureView",
     "FittedAttacker",
     "Threat",
     "audit",
+    "audit_embeddings",
     "build_attacker",
+    "certify",
     "extract",
     "register",
 ]

@@ -5,40 +5,42 @@ The code that attacks never sees how the model was trained: it gets a finished m
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from torch import nn
 
-from efface.audit.attackers import Attacker, build_attacker
-from efface.audit.attribute import Settings, audit_attribute, with_aum
-from efface.audit.features import FeatureSet, device_of, extract
-from efface.audit.intervals import accuracy_interval
-from efface.audit.progress import Bars, bars
-from efface.audit.reconstruction import Reconstruction, captions, choose_people, images_of, reconstruct
+from efface.audit.attackers import Attacker
+from efface.audit.conclude import Job, conclude, prepare
+from efface.audit.features import FeatureSet, device_of, extract_layers
+from efface.audit.layers import extract_summaries, layer_map, layer_points
+from efface.audit.plan import build_suite
+from efface.audit.progress import bars
+from efface.audit.releases import as_seen, extract_releases
 from efface.audit.result import AuditResult
-from efface.audit.threat import Threat
+from efface.audit.sections import Inquiry
+from efface.audit.subject import Subject, check_outputs
+from efface.audit.threat import OWN, Releases, Threat
 from efface.config import AuditConfig
+from efface.data.batches import normalised
 from efface.data.dataset import AttributeDataset
 from efface.data.schema import SPLITS
-from efface.errors import AuditError, Problems, did_you_mean, expected
-
-OPTIMISTIC = "Attackers were picked on the split they are read on: their figures are optimistic."
+from efface.errors import did_you_mean, expected
 
 
 def audit(
     model: nn.Module,
     data: AttributeDataset,
-    at: str,
+    at: str | Sequence[str],
     *,
     original: nn.Module | None = None,
     config: AuditConfig | None = None,
     attackers: Sequence[Attacker] | None = None,
+    releases: Releases | None = None,
+    trained_on: str = OWN,
     seed: int = 0,
     cache: Path | None = None,
     precision: str = "auto",
@@ -51,155 +53,134 @@ def audit(
     models are left as they were. How to read the result: ``docs/audit.md``.
 
     Args:
-        model: The model to audit; any module that ``split`` can cut.
+        model: The model to audit; any module from images to logits.
         data: Images, target and attributes.
-        at: Named layer whose output is released.
+        at: Named layer whose output is released. Of several, the first is what the verdict is about, and the others are
+            attacked in the same way.
         original: The model before unlearning: its attackers are the ceiling, and show that the suite can see.
-        config: Who attacks, and how long.
+        config: Who attacks, how long, and what else is looked at.
         attackers: Attackers of your own, in place of those that ``config`` names.
+        releases: How often each person is released; None: as ``config`` says.
+        trained_on: Whether the encoder was trained on the people of the train split (``threat.TRAINED_ON``).
         seed: Of attackers, decoders and resamples.
         cache: Folder that keeps features between audits; None: they go with the audit.
-        precision: Of the models' forward pass: ``bf16-mixed`` (``auto``) or ``32-true``.
+        precision: Of the models' forward pass and of the features kept: ``32-true`` (``auto``), or ``bf16-mixed``.
         progress: Whether to show progress bars on a terminal.
         name: What the audit is called in the report.
 
     Raises:
         AuditError: An attacker is unknown, a split is empty, or a split has nobody whose attribute is known.
-        CutError: A model can't be cut there.
+        CutError: A model has no such layer, or the layer does not return one tensor.
     """
+    layers = (at,) if isinstance(at, str) else tuple(at)
     config = config or AuditConfig()
-    suite = build_suite(config.attackers) if attackers is None else list(attackers)
-    _check(data, config, suite)
+    releases = releases or Releases(config.releases)
+    threat = Threat(", ".join(layers[:1]), view=config.view, trained_on=trained_on, releases=releases)
+    job = prepare(config, attackers, seed, name, data_problems(data, config))
     models = {"model": model} if original is None else {"original": original, "model": model}
-    clock = [time.perf_counter()]
+    source = ModelSource(models, data, layers, threat, precision, cache)
     with bars(progress) as shown:
-        sets = {role: _extract(m, role, data, at, config, precision, cache, shown) for role, m in models.items()}
-        fidelity = _fidelity(sets, data, config, seed)
-        clock.append(time.perf_counter())
-        epochs = len(models) * len(data.attributes) * len(suite) * config.epochs
-        tick = shown.open("attackers", epochs)
-        settings = Settings(config, suite, data.target.name, seed, device_of(model), tick)
-        entries = {c.name: audit_attribute(sets["model"], sets.get("original"), c, settings) for c in data.attributes}
-        clock.append(time.perf_counter())
-        quality, pictures = _reconstruct(sets, data, settings, shown)
-        clock.append(time.perf_counter())
-    return AuditResult(
-        name=name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seed=seed,
-        split=config.split,
-        confidence=config.confidence,
-        data=_describe_data(data),
-        model=_describe_model(model, at, sets["model"]),
-        threat=Threat(at).to_dict(),
-        fidelity=fidelity,
-        attributes={n: with_aum(entry, fidelity["value"], fidelity["original"]) for n, entry in entries.items()},
-        reconstruction=quality,
-        phases=_phases(clock),
-        warnings=(OPTIMISTIC,) if config.split == "validation" else (),
-        reconstructions=pictures,
-    )
+        job = replace(job, shown=shown, device=device_of(model))
+        job.announce(len(models), len(layers), len(data.rows("train")))
+        subjects = source.subjects(job)
+        description = _describe_model(model, subjects[layers[0]].model)
+        return conclude(job, subjects, _describe_data(data), description, threat, source)
 
 
-def build_suite(names: Sequence[str]) -> list[Attacker]:
-    """Return attackers by name.
+@dataclass(frozen=True, eq=False)
+class ModelSource:
+    """Where released features come from: models and images.
 
-    Raises:
-        AuditError: Names are unknown; all are told at once.
+    Attributes:
+        models: By role.
+        data: The images.
+        layers: Those attacked, the released one first.
+        threat: What of them is seen.
+        precision: Of the forward pass.
+        cache: Folder that keeps features, or None.
     """
-    problems, suite = Problems(AuditError), []
-    for name in names:
-        try:
-            suite.append(build_attacker(name))
-        except AuditError as error:
-            problems.add(str(error))
-    problems.raise_if_any()
-    return suite
+
+    models: Mapping[str, nn.Module]
+    data: AttributeDataset
+    layers: tuple[str, ...]
+    threat: Threat
+    precision: str
+    cache: Path | None
+
+    def subjects(self, job: Job) -> dict[str, Subject]:
+        """Compute what is attacked, layer by layer; each model runs once."""
+        sets = {role: self._extract(role, job) for role in self.models}
+        schema = self.data.schema
+        for role, found in sets.items():
+            outputs = next(iter(found[self.layers[0]].logits.values())).shape[1]
+            check_outputs(role, outputs, schema.target)
+        return {
+            layer: Subject(
+                model=sets["model"][layer],
+                original=sets["original"][layer] if "original" in sets else None,
+                attributes=schema.attributes,
+                others=schema.others,
+                target=schema.target,
+                rows=self.data.splits if self.threat.trained_on == OWN else {},
+                split=job.config.split,
+            )
+            for layer in self.layers
+        }
+
+    def layer_map(self, inquiry: Inquiry, wanted: str | Sequence[str]) -> dict[str, Any]:
+        """Probe every attribute from the input to the logits."""
+        first = next(iter(self.models.values()))
+        example = normalised(torch.from_numpy(self.data.images[:2].copy())).to(device_of(first))
+        if isinstance(wanted, str):
+            layers = layer_points(first, example, at=self.layers)
+        else:
+            layers = layer_points(first, example, at=[*self.layers, *wanted], most=0, fewest=0)
+        sets = {role: self._summaries(role, layers, inquiry) for role in self.models}
+        attributes = inquiry.subject.attributes
+        probing = inquiry.probing("layers", len(attributes) * (len(sets) * len(layers) - (len(sets) - 1)))
+        before = sets.get("original")
+        return {
+            column.name: layer_map(
+                sets["model"], before, column, inquiry.subject.task, probing, self.layers[0]
+            ).to_dict()
+            for column in attributes
+        }
+
+    def _extract(self, role: str, job: Job) -> dict[str, FeatureSet]:
+        model, splits = self.models[role], self._splits(job.config.split)
+        title = "features of the original" if role == "original" else "features of the model"
+        advance = job.shown.open(title, sum(len(self.data.rows(name)) for name in splits))
+        more: dict[str, Any] = {"precision": self.precision, "cache": self.cache}
+        more["tick"] = lambda n: advance(title, n)
+        releases = self.threat.releases
+        if releases.kind == "one":
+            found = extract_layers(model, self.data, self.layers, splits, **more)
+        else:
+            found = {at: extract_releases(model, self.data, at, releases, splits, **more) for at in self.layers}
+        return {at: as_seen(one, self.threat.view) for at, one in found.items()}
+
+    def _summaries(self, role: str, layers: Sequence[str], inquiry: Inquiry) -> dict[str, FeatureSet]:
+        splits = self._splits(inquiry.subject.split)
+        title = f"layers of the {role}"
+        advance = inquiry.shown.open(title, sum(len(self.data.rows(name)) for name in splits))
+        more: dict[str, Any] = {"precision": self.precision, "cache": self.cache}
+        return extract_summaries(self.models[role], self.data, layers, splits, tick=lambda n: advance(title, n), **more)
+
+    @staticmethod
+    def _splits(audited: str) -> list[str]:
+        return [name for name in SPLITS if name in ("train", "validation", audited)]
 
 
-def _check(data: AttributeDataset, config: AuditConfig, suite: Sequence[Attacker]) -> None:
-    """Refuse what can't be audited before any time is spent; all problems at once."""
-    problems = Problems(AuditError)
-    names = [attacker.name for attacker in suite]
-    if not suite:
-        problems.add("No attacker is given: nothing can be audited. Try `efface ls attackers`.")
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.add(f"Attacker {name!r} is given more than once; give each its own name.")
+def data_problems(data: AttributeDataset, config: AuditConfig) -> list[str]:
+    """Return why data can't be audited: splits that are empty, no attribute."""
+    found = []
     for name in dict.fromkeys(("train", "validation", config.split)):
         if not len(data.splits.get(name, ())):
             why = {"train": "attackers learn on it", "validation": "it picks attackers"}.get(name, "it is read")
-            problems.add(f"The {name} split is empty, but {why}. {did_you_mean(name, data.splits)}")
+            found.append(f"The {name} split is empty, but {why}. {did_you_mean(name, data.splits)}")
     if not data.attributes:
-        problems.add(expected("attributes", "at least one column to attack", ()))
-    problems.raise_if_any()
-
-
-def _extract(
-    model: nn.Module,
-    role: str,
-    data: AttributeDataset,
-    at: str,
-    config: AuditConfig,
-    precision: str,
-    cache: Path | None,
-    shown: Bars,
-) -> FeatureSet:
-    splits = [name for name in SPLITS if name in ("train", "validation", config.split)]
-    title = "features of the original" if role == "original" else "features of the model"
-    advance = shown.open(title, sum(len(data.rows(name)) for name in splits))
-    return extract(model, data, at, splits, precision=precision, cache=cache, tick=lambda n: advance(title, n))
-
-
-def _fidelity(sets: Mapping[str, FeatureSet], data: AttributeDataset, config: AuditConfig, seed: int) -> dict[str, Any]:
-    """Main-task accuracy of both models, on the people whose target is known."""
-    target = data.split_labels(config.split, data.target.name)
-    if not (target >= 0).any():
-        raise AuditError(f"Nobody in the {config.split} split has a label of {data.target.name!r}: no fidelity.")
-    values: dict[str, Any] = {"value": None, "ci": None, "original": None, "original_ci": None}
-    for role, (value, ci) in {"model": ("value", "ci"), "original": ("original", "original_ci")}.items():
-        if role in sets:
-            logits = sets[role].logits[config.split].numpy()
-            if logits.shape[1] != data.target.n_classes:
-                wanted = (
-                    f"a model with one output for each of the {data.target.n_classes} classes of {data.target.name}"
-                )
-                raise AuditError(expected(role, wanted, f"{logits.shape[1]} outputs"))
-            correct = (logits.argmax(1) == target)[target >= 0]
-            values[value] = float(correct.mean())
-            values[ci] = list(accuracy_interval(correct, config.confidence, config.resamples, seed))
-    return {**values, "n": int((target >= 0).sum())}
-
-
-def _reconstruct(
-    sets: Mapping[str, FeatureSet], data: AttributeDataset, settings: Settings, shown: Bars
-) -> tuple[dict[str, dict[str, float]] | None, dict[str, Any] | None]:
-    """Decoders before and after; only where there is a before to compare with."""
-    config = settings.config
-    if not config.reconstruction or "original" not in sets:
-        return None, None
-    first = data.attributes[0]
-    people = choose_people(data.split_labels(config.split, first.name), first.n_classes, config.faces, settings.seed)
-    advance = shown.open("decoders", 2 * config.reconstruction_epochs)
-
-    def draw(role: str, called: str) -> Reconstruction:
-        return reconstruct(
-            sets[role],
-            data,
-            people,
-            split=config.split,
-            epochs=config.reconstruction_epochs,
-            seed=settings.seed,
-            device=settings.device,
-            tick=lambda: advance(f"decoder of the {called} features", 1),
-        )
-
-    found = {"original": draw("original", "original"), "unlearned": draw("model", "unlearned")}
-    pictures = {
-        "images": images_of(data, config.split, people),
-        **{name: one.pictures for name, one in found.items()},
-        "labels": np.array(captions(data, config.split, people)),
-    }
-    return {name: one.figures() for name, one in found.items()}, pictures
+        found.append(expected("attributes", "at least one column to attack", ()))
+    return found
 
 
 def _describe_data(data: AttributeDataset) -> dict[str, Any]:
@@ -214,18 +195,14 @@ def _describe_data(data: AttributeDataset) -> dict[str, Any]:
     }
 
 
-def _describe_model(model: nn.Module, at: str, features: FeatureSet) -> dict[str, Any]:
+def _describe_model(model: nn.Module, features: FeatureSet) -> dict[str, Any]:
     return {
         "name": type(model).__name__,
-        "at": at,
+        "at": features.layer,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "feature_shape": list(features.shape),
         "auxiliary": None,
     }
 
 
-def _phases(clock: Sequence[float]) -> dict[str, float]:
-    """Seconds from start to features, attacks, decoders, and in all."""
-    names = ("features_s", "attacks_s", "reconstruction_s")
-    parts = {name: round(end - begin, 3) for name, (begin, end) in zip(names, pairwise(clock), strict=True)}
-    return {"audit_s": round(clock[-1] - clock[0], 3), **parts}
+__all__ = ["ModelSource", "audit", "build_suite"]

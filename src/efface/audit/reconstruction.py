@@ -34,11 +34,13 @@ class Reconstruction:
         psnr: Mean over the audited people, dB.
         ssim: Mean over the audited people.
         pictures: ``[n, C, H, W]`` of the people shown.
+        draw: Draws anybody of the split, by place: images ``[B, C, H, W]`` in [0, 1].
     """
 
     psnr: float
     ssim: float
     pictures: UInt8[np.ndarray, "n C H W"]
+    draw: Callable[[Int[np.ndarray, " B"]], Float[Tensor, "B C H W"]]
 
     def figures(self) -> dict[str, float]:
         """Return both figures, for JSON."""
@@ -144,7 +146,6 @@ def _train(
         tick()
 
 
-@torch.no_grad()
 def _read(
     decoder: nn.Module,
     features: FeatureSet,
@@ -156,7 +157,7 @@ def _read(
     rows, source = dataset.rows(split), features.features[split]
 
     def draw(places: Int[np.ndarray, " B"]) -> Float[Tensor, "B C H W"]:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             return decoder(source.standardised(places).to(device)).float().sigmoid().cpu()
 
     signal, structure = [], []
@@ -165,7 +166,7 @@ def _read(
         signal.append(psnr(drawn, images))
         structure.append(ssim(drawn, images))
     pictures = (draw(shown) * 255).round().byte().numpy()
-    return Reconstruction(float(torch.cat(signal).mean()), float(torch.cat(structure).mean()), pictures)
+    return Reconstruction(float(torch.cat(signal).mean()), float(torch.cat(structure).mean()), pictures, draw)
 
 
 def _images(dataset: AttributeDataset, rows: Int[np.ndarray, " B"]) -> Float[Tensor, "B C H W"]:

@@ -10,7 +10,18 @@ from typing import Any
 
 from efface.errors import AuditError, expected
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
+OPTIONAL = (
+    "suite",
+    "selectivity",
+    "layers",
+    "other_layers",
+    "fairness",
+    "training_people",
+    "intersections",
+    "recovery",
+)
+"""Sections that 1.0 did not know; those that were not made are left out of the file."""
 Verdict = str
 LEAKS, AT_FLOOR, INCONCLUSIVE = "leaks", "at the floor for this suite", "inconclusive"
 
@@ -34,6 +45,14 @@ class AuditResult:
         phases: Seconds per phase.
         warnings: Remarks on the audit as a whole.
         reconstructions: Pictures for the report, not part of the JSON.
+        suite: Who attacked: name, attackers, seeds, epochs, what else was looked at, seconds per attacker.
+        selectivity: Columns not asked for, as a share of the original's; or None, as all that follow.
+        layers: Per attribute, leakage from the input to the logits.
+        other_layers: Per further layer that was named, its attributes' entries.
+        fairness: Per attribute, the task in its groups.
+        training_people: Per attribute, attackers that learned from people the encoder never saw.
+        intersections: Per pair of attributes, the entry of their product.
+        recovery: Per attribute, what a classifier of real images sees in the decoders' drawings.
     """
 
     name: str
@@ -51,6 +70,14 @@ class AuditResult:
     warnings: tuple[str, ...] = ()
     schema_version: str = SCHEMA_VERSION
     reconstructions: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    suite: Mapping[str, Any] | None = None
+    selectivity: Mapping[str, Any] | None = None
+    layers: Mapping[str, Any] | None = None
+    other_layers: Mapping[str, Any] | None = None
+    fairness: Mapping[str, Any] | None = None
+    training_people: Mapping[str, Any] | None = None
+    intersections: Mapping[str, Any] | None = None
+    recovery: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as in audit.json."""
@@ -64,6 +91,7 @@ class AuditResult:
             *(f.name for f in fields(self) if f.name not in ("schema_version", "reconstructions")),
         ]
         values = {name: getattr(self, name) for name in names}
+        values = {name: value for name, value in values.items() if name not in OPTIONAL or value is not None}
         return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -77,10 +105,10 @@ class AuditResult:
         if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
             raise AuditError(expected("schema_version", f"of the kind {SCHEMA_VERSION}", version))
         known = [f.name for f in fields(cls) if f.name != "reconstructions"]
-        missing = [name for name in known if name not in values]
+        missing = [name for name in known if name not in values and name not in OPTIONAL]
         if missing:
             raise AuditError(f"This is no audit: it lacks {', '.join(missing)}. Try `efface audit` to make it anew.")
-        kept = {name: values[name] for name in known}
+        kept = {name: values[name] for name in known if name in values}
         return cls(**{**kept, "warnings": tuple(kept["warnings"])})
 
     @classmethod
@@ -114,6 +142,18 @@ class AuditResult:
         render_audit(self.to_dict(), path, reconstructions=self.reconstructions)
         return path
 
+    def to_markdown(self) -> str:
+        """Return the report as Markdown."""
+        from efface.report.document import markdown
+
+        return markdown(self.to_dict())
+
+    def to_text(self) -> str:
+        """Return the report as plain text; a shorter one is ``summary``."""
+        from efface.report.document import plain_text
+
+        return plain_text(self.to_dict())
+
     def summary(self) -> str:
         """Return a plain-text table of fidelity, floors, attackers and verdicts."""
         lines = [
@@ -132,7 +172,7 @@ class AuditResult:
 
 @dataclass(frozen=True)
 class Attack:
-    """What one attacker reached on one attribute.
+    """What one attacker reached on one attribute; means over attacker seeds.
 
     Attributes:
         name: Of the attacker.
@@ -143,6 +183,13 @@ class Attack:
         epoch: The epoch that was picked, from 1.
         seconds: Time to fit and predict.
         warning: Why not to trust this attacker, or None.
+        bits_ci: Interval of the bits.
+        balanced_accuracy: Mean over classes of the share guessed right, two-sided if binary; with its interval.
+        auc: One class against the rest, averaged, two-sided if binary; with its interval.
+        conditional_bits: Lower bound of I(h; z|y), held out; None without a main task; with its interval.
+        seeds: How often the attacker was trained.
+        per_seed: Accuracy of each.
+        note: What else there is to say of the attacker, such as the weights of an ensemble; or None.
     """
 
     name: str
@@ -153,10 +200,21 @@ class Attack:
     epoch: int
     seconds: float
     warning: str | None = None
+    bits_ci: tuple[float, float] | None = None
+    balanced_accuracy: float | None = None
+    balanced_accuracy_ci: tuple[float, float] | None = None
+    auc: float | None = None
+    auc_ci: tuple[float, float] | None = None
+    conditional_bits: float | None = None
+    conditional_bits_ci: tuple[float, float] | None = None
+    seeds: int = 1
+    per_seed: tuple[float, ...] = ()
+    note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {**asdict(self), "ci": list(self.ci)}
+        values = asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _with_interval(value: float, ci: Any) -> str:
@@ -171,12 +229,12 @@ def _attribute_lines(name: str, found: Mapping[str, Any]) -> list[str]:
         f"  no attacker in this suite exceeded {highest['accuracy']:.3f} ({highest['attacker']}); "
         f"validation picked {best['attacker']}",
         f"  chance {floors['chance']:.3f}   majority {floors['majority']:.3f}   label floor {floors['label']:.3f}",
-        f"  {'attacker':<12}{'accuracy':<24}{'bits':>7}  {'original':>8}",
+        f"  {'attacker':<15}{'accuracy':<24}{'bits':>7}  {'original':>8}",
     ]
     for row in found["attackers"]:
         original = f"{before[row['name']]:.3f}" if row["name"] in before else "–"
         interval = _with_interval(row["accuracy"], row["ci"])
-        lines.append(f"  {row['name']:<12}{interval:<24}{row['bits']:>7.3f}  {original:>8}")
+        lines.append(f"  {row['name']:<15}{interval:<24}{row['bits']:>7.3f}  {original:>8}")
     if found["excess_leakage"] is not None:
         lines.append(f"  excess leakage {_with_interval(found['excess_leakage'], found['excess_leakage_ci'])}")
     lines.append(f"  AUM {found['aum']:.3f} (ceiling {found['aum_ceiling']:.3f})")

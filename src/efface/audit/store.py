@@ -1,7 +1,9 @@
-"""Features at rest: bf16 in ``.npy`` files, read batch by batch; and what standardises them.
+"""Features at rest: ``.npy`` files, read batch by batch; and what standardises them.
 
-numpy has no bf16, so the files hold its 16 bits as int16. Channels whose mean is far from 0 in units of their spread
-are stored as differences from it, for bf16 keeps 8 bits and would round their variation away.
+They are float32, as released: rounding hides from attackers what a release tells in directions of little variance
+(docs/attackers/least-squares.md). Where an audit asks for bf16 the files hold its 16 bits as int16, since numpy has no
+bf16; channels whose mean is far from 0 in units of their spread are then stored as differences from it, for bf16 keeps
+8 bits and would round their variation away.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Standard:
     """What makes features comparable for an attacker: per channel, over the training people.
 
     Attributes:
-        offset: ``[C]`` subtracted before rounding to bf16; 0 for most channels.
+        offset: ``[C]`` subtracted before storage; 0 for most channels.
         mean: ``[C]`` of the stored values.
         std: ``[C]`` of the stored values; 1 where a channel is constant.
     """
@@ -99,11 +101,11 @@ class StoredFeatures:
     """Features of the people of one split, on disk.
 
     Attributes:
-        stored: ``[n, *D]`` bf16 bits, usually a memory map.
+        stored: ``[n, *D]`` float32, or bf16 bits; usually a memory map.
         standard: Offset, mean and spread per channel.
     """
 
-    stored: FeatureBits
+    stored: FeatureBits | FeatureArray
     standard: Standard
 
     def __len__(self) -> int:
@@ -115,25 +117,33 @@ class StoredFeatures:
         return tuple(self.stored.shape[1:])
 
     def read(self, rows: Int[np.ndarray, " B"] | slice) -> Features:
-        """Return rows as the model computed them, to bf16, in float32."""
-        return self._bits(rows).float() + self.standard.broadcast(self.standard.offset, self.shape)
+        """Return rows as the model computed them, in float32."""
+        return self._values(rows) + self.standard.broadcast(self.standard.offset, self.shape)
 
     def standardised(self, rows: Int[np.ndarray, " B"] | slice) -> Features:
         """Return rows with mean 0 and spread 1 per channel, in float32."""
         mean = self.standard.broadcast(self.standard.mean, self.shape)
         std = self.standard.broadcast(self.standard.std, self.shape)
-        return (self._bits(rows).float() - mean) / std
+        return (self._values(rows) - mean) / std
 
-    def _bits(self, rows: Int[np.ndarray, " B"] | slice) -> Tensor:
-        bits = self.stored[rows]
+    @property
+    def rounded(self) -> bool:
+        """Whether the values were rounded to bf16."""
+        return bool(self.stored.dtype == np.int16)
+
+    def _values(self, rows: Int[np.ndarray, " B"] | slice) -> Features:
+        """Return stored rows in float32, without the offset."""
+        found = self.stored[rows]
         # A slice of a read-only memory map is no copy yet; a gather is.
-        return torch.from_numpy(np.array(bits) if isinstance(rows, slice) else np.asarray(bits)).view(torch.bfloat16)
+        values = torch.from_numpy(np.array(found) if isinstance(rows, slice) else np.asarray(found))
+        return values.view(torch.bfloat16).float() if self.rounded else values.float()
 
     @cached_property
     def pooled(self) -> Float[Tensor, "n F"]:
-        """Summaries of each person's standardised features, in bf16; computed once for all attackers."""
+        """Summaries of each person's standardised features, as exact as these; computed once for all attackers."""
         chunks = (slice(start, start + CHUNK) for start in range(0, len(self), CHUNK))
-        return torch.cat([summarise(self.standardised(rows)).bfloat16() for rows in chunks])
+        kind = torch.bfloat16 if self.rounded else torch.float32
+        return torch.cat([summarise(self.standardised(rows)).to(kind) for rows in chunks])
 
 
 def summarise(features: Features) -> Float[Tensor, "B F"]:
@@ -160,33 +170,47 @@ def summarise(features: Features) -> Float[Tensor, "B F"]:
     return torch.cat(parts, 1)
 
 
-def stored_from_arrays(features: Mapping[str, FeatureArray]) -> dict[str, StoredFeatures]:
+def stored_from_arrays(features: Mapping[str, FeatureArray], exact: bool = False) -> dict[str, StoredFeatures]:
     """Keep plain arrays as an extraction would; the first split standardises all (embeddings made elsewhere, tests).
+
+    Args:
+        features: Per split.
+        exact: Keep float32, without rounding.
 
     Example:
         >>> stored = stored_from_arrays({"train": np.array([[1.0], [3.0]], np.float32)})
         >>> stored["train"].standardised(slice(0, 2)).flatten().tolist()
         [-1.0, 1.0]
     """
-    first = torch.from_numpy(np.asarray(next(iter(features.values())), np.float32))
-    offset = storage_offset(first)
-    bits = {}
+    first = next(iter(features.values()))
+    offset = storage_offset(torch.from_numpy(np.asarray(first, np.float32)))
+    kept: dict[str, FeatureBits | FeatureArray] = {}
     for split, values in features.items():
         tensor = torch.from_numpy(np.asarray(values, np.float32))
-        bits[split] = encode(tensor, offset)
+        kept[split] = encode(tensor, offset, exact)
     statistics = ChannelStatistics()
-    statistics.update(decode(next(iter(bits.values()))))
+    unscaled = StoredFeatures(next(iter(kept.values())), Standard(offset, offset, torch.ones_like(offset)))
+    for start in range(0, len(first), CHUNK):
+        statistics.update(unscaled._values(slice(start, start + CHUNK)))
     standard = statistics.standard(offset)
-    return {split: StoredFeatures(values, standard) for split, values in bits.items()}
+    return {split: StoredFeatures(values, standard) for split, values in kept.items()}
 
 
-def encode(features: Features, offset: Float[Tensor, " C"]) -> FeatureBits:
-    """Return bf16 bits of features less their offset."""
+def _less(features: Features, offset: Float[Tensor, " C"]) -> Features:
+    """Return features less their offset, in float32."""
     shape = tuple(features.shape[1:])
-    shaped = offset.reshape(-1, *[1] * (len(shape) - 1)) if channel_axis(shape) == 0 else offset
-    return (features.float() - shaped).bfloat16().contiguous().view(torch.int16).cpu().numpy()
+    return features.float() - (offset.reshape(-1, *[1] * (len(shape) - 1)) if channel_axis(shape) == 0 else offset)
 
 
-def decode(bits: FeatureBits) -> Features:
+def encode(features: Features, offset: Float[Tensor, " C"], exact: bool = False) -> FeatureBits | FeatureArray:
+    """Return features less their offset: float32 where they are to be exact, else bf16 bits."""
+    if exact:
+        return _less(features, offset).cpu().numpy()
+    return _less(features, offset).bfloat16().contiguous().view(torch.int16).cpu().numpy()
+
+
+def decode(bits: FeatureBits | FeatureArray) -> Features:
     """Return stored values as float32."""
+    if bits.dtype == np.float32:
+        return torch.from_numpy(np.array(bits))
     return torch.from_numpy(np.array(bits)).view(torch.bfloat16).float()

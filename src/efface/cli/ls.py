@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from efface.cli.app import app, console
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 ls = typer.Typer(help="List models, layers, data sets, methods, attackers or presets.", no_args_is_help=True)
 app.add_typer(ls, name="ls")
@@ -38,18 +41,65 @@ def layers(
     model: Annotated[str, typer.Argument(help="A model's name, or module:function.", show_default=False)],
     size: Annotated[int, typer.Option(min=8, help="Height and width of the images, pixels.")] = 64,
     classes: Annotated[int, typer.Option(min=2, help="Target classes.")] = 2,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time a training step here, and propose where to cut.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=2, help="Images of the step that is timed.")] = 64,
+    blocks: Annotated[int, typer.Option(min=2, max=4, help="Blocks to propose a cut into.")] = 2,
 ) -> None:
-    """Layers at which a model can be cut: what each would release, and what the model up to it holds and costs."""
+    """Layers at which a model can be cut: what each would release, and what the model up to it holds and costs.
+
+    With --measure: seconds and activations of a training step up to each layer, and the cuts that are best for speed,
+    for memory, and for both. model.at takes the same names: auto:speed, auto:memory, auto:balance.
+    """
     import torch
 
     from efface.models import build, cut_points
 
     network = build(model, classes, size)
+    if measure:
+        _measured(network, torch.randn(batch, 3, size, size), classes, blocks)
+        return
     table = Table("Layer", "Type", "Features", "Parameters up to it", "FLOPs up to it", box=None, pad_edge=False)
     for point in cut_points(network, torch.zeros(2, 3, size, size)):
         shape = "×".join(str(n) for n in point.shape[1:])
         table.add_row(point.name, point.kind, shape, f"{point.parameters:,}", f"{point.flops_share:.0%}")
     console.print(table, highlight=False)
+
+
+def _measured(network: nn.Module, images: Tensor, classes: int, blocks: int) -> None:
+    """Show what each layer costs in a training step, and what is proposed."""
+    import torch
+
+    from efface.engine.devices import has_fast_bfloat16
+    from efface.heads import build_head
+    from efface.models.measure import GOALS, measure_cuts, measure_module
+
+    bfloat16 = has_fast_bfloat16()
+    costs = measure_cuts(network, images, bfloat16=bfloat16)
+    auxiliary = {
+        layer.name: measure_module(
+            build_head("conv", layer.shape[1:], classes), torch.randn(layer.shape), bfloat16=bfloat16
+        )
+        for layer in costs.layers
+    }
+    columns = "Layer", "Features", "Forward", "Backward", "Share", "Kept", "Target head"
+    table = Table(*columns, box=None, pad_edge=False, title="A training step up to each layer", title_justify="left")
+    for layer in costs.layers:
+        shape = "×".join(str(n) for n in layer.shape[1:])
+        times = [f"{1000 * s:.1f} ms" for s in (layer.forward_s, layer.backward_s)]
+        shares = f"{layer.seconds / costs.whole.seconds:.0%}", f"{layer.kept_bytes / 2**20:.1f} MiB"
+        table.add_row(layer.name, shape, *times, *shares, f"{1000 * auxiliary[layer.name]:.1f} ms")
+    console.print(table, highlight=False)
+    whole = f"{1000 * costs.whole.seconds:.1f} ms, {costs.whole.kept_bytes / 2**20:.1f} MiB kept"
+    threads = f"{torch.get_num_threads()} thread(s), {'bfloat16' if bfloat16 else 'float32'}"
+    console.print(f"A whole step of {len(images)} images: {whole}; {threads}.", highlight=False)
+    proposals = Table("model.at", "Cut after", "Pipelined", "Alternating keeps", "Best for", box=None, pad_edge=False)
+    for goal, meaning in GOALS.items():
+        found = costs.propose(goal, blocks, auxiliary)
+        pace, kept = f"at most {found.speedup:.2f}×", f"{found.saving:.0%} less at a time"
+        proposals.add_row(f"auto:{goal}", ", ".join(found.at), pace, kept, meaning)
+    console.print(proposals, highlight=False)
 
 
 @ls.command()

@@ -73,7 +73,9 @@ def batch_indices(
     return [order[i : i + batch_size] for i in range(0, end, batch_size)]
 
 
-def augmented(images: RawImages, flip: bool, shift: int, generator: torch.Generator) -> RawImages:
+def augmented(
+    images: RawImages, flip: bool, shift: int, generator: torch.Generator, shard: tuple[int, int] = (0, 1)
+) -> RawImages:
     """Mirror each image with probability ½ and shift it by up to ``shift`` pixels, whole batch at once.
 
     Pixels that a shift uncovers are reflections of the border. Draws happen on the CPU (three small vectors), so that
@@ -84,15 +86,25 @@ def augmented(images: RawImages, flip: bool, shift: int, generator: torch.Genera
         flip: Whether to mirror left and right.
         shift: Largest shift in pixels, on each axis; smaller than H and W.
         generator: On the CPU.
+        shard: (number, count): these images are one of so many equal parts of the batch that is drawn for.
     """
     b, c, h, w = images.shape
-    shifts = torch.randint(-shift, shift + 1, (2, b, 1), generator=generator)
-    mirrored = torch.rand((b, 1), generator=generator) < (0.5 if flip else 0.0)
+    mine = slice(shard[0] * b, (shard[0] + 1) * b)
+    shifts = torch.randint(-shift, shift + 1, (2, b * shard[1], 1), generator=generator)[:, mine]
+    mirrored = (torch.rand((b * shard[1], 1), generator=generator) < (0.5 if flip else 0.0))[mine]
     ys, xs = _reflected(torch.arange(h) + shifts[0], h), _reflected(torch.arange(w) + shifts[1], w)
     xs = torch.where(mirrored, w - 1 - xs, xs)
     ys, xs = ys.to(images.device, non_blocking=True), xs.to(images.device, non_blocking=True)
     flat = (ys[:, :, None] * w + xs[:, None, :]).view(b, 1, h * w).expand(b, c, h * w)
     return images.reshape(b, c, h * w).gather(2, flat).view(b, c, h, w)
+
+
+def normalised(
+    pixels: RawImages, dtype: torch.dtype = torch.float32, memory_format: torch.memory_format = torch.channels_last
+) -> Images:
+    """Return uint8 images as ``(raw01 - MEAN) / STD``."""
+    floats = pixels.to(torch.float32, memory_format=memory_format)
+    return floats.mul_(1 / (255 * STD)).sub_(MEAN / STD).to(dtype)
 
 
 def _reflected(index: Int[Tensor, "B n"], size: int) -> Int[Tensor, "B n"]:
@@ -116,6 +128,8 @@ class Batches:
         dtype: Of ``Batch.images``.
         channels_last: Memory layout of ``Batch.images``, the faster one for convolutions.
         drop_last: Leave out an epoch's last, smaller batch (``sequential`` never does).
+        shard: (number, count) of data-parallel processes: ``epoch`` yields this one's part of batches that are
+            ``count`` times as large.
 
     Raises:
         DataError: Unknown split, a batch size below 1, or a shift as large as the images.
@@ -132,10 +146,11 @@ class Batches:
         dtype: torch.dtype = torch.float32,
         channels_last: bool = True,
         drop_last: bool = True,
+        shard: tuple[int, int] = (0, 1),
     ):
         self.dataset, self.rows = dataset, dataset.rows(split)
         self.batch_size, self.device, self.augment, self.seed = batch_size, torch.device(device), augment, seed
-        self.dtype, self.drop_last = dtype, drop_last
+        self.dtype, self.drop_last, self.shard = dtype, drop_last or shard[1] > 1, shard
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if batch_size < 1:
             raise DataError(expected("batch_size", "an integer larger than 0", batch_size))
@@ -147,7 +162,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        full, rest = divmod(len(self.rows), self.batch_size)
+        full, rest = divmod(len(self.rows), self.batch_size * self.shard[1])
         return full + bool(rest and not self.drop_last)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -155,12 +170,14 @@ class Batches:
 
         What step ``s`` yields depends on (seed, epoch, s) only, wherever the loop started.
         """
-        order = batch_indices(self.rows, self.batch_size, self.seed, epoch, self.drop_last)[start:]
+        whole = batch_indices(self.rows, self.batch_size * self.shard[1], self.seed, epoch, self.drop_last)[start:]
+        first = self.shard[0] * self.batch_size
+        order = (rows[first : first + self.batch_size] for rows in whole)
         with closing(self._gathered(order)) as gathered:
             for step, (rows, pixels) in enumerate(gathered, start):
                 pixels = pixels.to(self.device, non_blocking=True)
                 if self.augment is not None:
-                    pixels = augmented(pixels, *self.augment, generator=_generator(self.seed, epoch, step))
+                    pixels = augmented(pixels, *self.augment, _generator(self.seed, epoch, step), self.shard)
                 yield self._batch(rows, pixels)
 
     def sequential(self) -> Iterator[Batch]:
@@ -193,8 +210,7 @@ class Batches:
 
     def _batch(self, rows: np.ndarray, pixels: RawImages) -> Batch:
         """Make floats and add the labels."""
-        scale, offset = 1 / (255 * STD), MEAN / STD
-        images = pixels.to(torch.float32, memory_format=self.memory_format).mul_(scale).sub_(offset).to(self.dtype)
+        images = normalised(pixels, self.dtype, self.memory_format)
         index = torch.from_numpy(rows)
         labels = {name: values[index].to(self.device, non_blocking=True) for name, values in self._labels.items()}
         return Batch(images, pixels, labels.pop(self.dataset.target.name), labels)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from efface.config import EngineConfig
-
-Module = TypeVar("Module", bound=nn.Module)
+from efface.engine.threads import choose_threads
 
 
 def has_fast_bfloat16() -> bool:
@@ -30,26 +29,78 @@ def resolve_precision(precision: str) -> str:
     return "bf16-mixed" if has_fast_bfloat16() else "32-true"
 
 
-def make_fabric(config: EngineConfig) -> Fabric:
-    """Return a launched Fabric; more than one process means data-parallel training."""
+def make_fabric(config: EngineConfig, blocks: int = 1) -> Fabric:
+    """Return a launched Fabric for this process.
+
+    Data-parallel training has several, each with all blocks: ``engine.devices``, or as many as torchrun started. With
+    ``local_parallel`` each stands alone: what passes between blocks is no business of Fabric's.
+
+    Args:
+        config: Device, precision, threads.
+        blocks: Number of blocks of the network.
+    """
     # Fabric announces its precision at every start; environment and configuration say it once.
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)) // config.devices or 1)
-    fabric = Fabric(
-        accelerator=config.device,
-        devices=config.devices,
-        strategy="ddp" if config.devices > 1 else "auto",
-        precision=resolve_precision(config.precision),  # type: ignore[arg-type]
-    )
+    torch.set_num_threads(choose_threads(config.threads, _processes_here(config, blocks)))
+    common = {"accelerator": config.device, "precision": resolve_precision(config.precision)}
+    if config.schedule == "local_parallel":
+        fabric = Fabric(devices=_own_device(config), **common)  # type: ignore[arg-type]
+    elif under_torchrun():
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        machines = int(os.environ["WORLD_SIZE"]) // here
+        fabric = Fabric(devices=here, num_nodes=machines, strategy=_data_parallel(), **common)  # type: ignore[arg-type]
+    elif config.devices > 1:
+        fabric = Fabric(devices=config.devices, strategy=_data_parallel(), **common)  # type: ignore[arg-type]
+    else:
+        fabric = Fabric(devices=1, **common)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
 
 
-def distribute(fabric: Fabric, module: Module) -> Module:
-    """Wrap a module for data-parallel training.
+def under_torchrun() -> bool:
+    """Whether this is one of several processes that torchrun started."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
-    One process needs no wrapper: Fabric's casts every output to float32, which the next block casts back.
+
+def data_shard(config: EngineConfig, fabric: Fabric, blocks: int) -> tuple[int, int]:
+    """Return (number, count): which part of each batch is this process's."""
+    if config.schedule != "local_parallel" or not under_torchrun():
+        return fabric.global_rank, fabric.world_size
+    replicas = int(os.environ["WORLD_SIZE"]) // blocks
+    # A network of one block is trained by every rank alike, on whole batches.
+    return (int(os.environ["RANK"]) % replicas, replicas) if blocks > 1 and replicas else (0, 1)
+
+
+def writes_files(fabric: Fabric) -> bool:
+    """Whether this process is the one that writes log and checkpoints."""
+    return fabric.is_global_zero and os.environ.get("RANK", "0") == "0"
+
+
+def distribute(fabric: Fabric, module: nn.Module) -> nn.Module:
+    """Wrap a module for data-parallel training; gradients are averaged over the processes as backward goes.
+
+    It is Fabric's strategy that wraps, not Fabric: Fabric's own wrapper casts every output to float32 and takes no
+    frozen dataclass. One process needs no wrapper.
     """
     if fabric.world_size == 1 or not any(p.requires_grad for p in module.parameters()):
         return module
-    return fabric.setup_module(module)  # type: ignore[return-value]
+    return fabric.strategy.setup_module(module)
+
+
+def _data_parallel() -> DDPStrategy:
+    # A head's projection learns nothing unless the training is contrastive.
+    return DDPStrategy(find_unused_parameters=True)
+
+
+def _processes_here(config: EngineConfig, blocks: int) -> int:
+    """Processes that compute on this machine at the same time."""
+    if under_torchrun():
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return blocks if config.schedule == "local_parallel" else config.devices
+
+
+def _own_device(config: EngineConfig) -> int | list[int]:
+    """The device of a process that torchrun started: its own GPU."""
+    if config.device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return [int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()]
+    return 1

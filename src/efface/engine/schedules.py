@@ -1,6 +1,7 @@
 """Schedules: who steps when, and where the gradient stops. Every backward and every detach of the engine is here.
 
 - ``local``: each block learns from its own loss, its graph is freed before the next block starts (section 3.3).
+  ``local_parallel`` makes the same steps, ``block_step``, in other places at other times: see ``engine/parallel``.
 - ``end_to_end``: one backward through all blocks on the sum of their losses (the paper's "raw").
 """
 
@@ -34,6 +35,8 @@ def _apply(optimizer: Optimizer, clip: float | None, loss: Tensor) -> Tensor:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = clip_grad_norm_(parameters, clip) if clip else loss.detach()
     optimizer.step()
+    # Freed now, gradients don't stand beside the next block's activations.
+    optimizer.zero_grad(set_to_none=True)
     return norm
 
 
@@ -51,21 +54,40 @@ def _train_adversary(fabric: Fabric, stage: Stage, features: Features, batch: Ba
     return metrics
 
 
+def block_step(
+    fabric: Fabric, stage: Stage, index: int, signal: Tensor, batch: Batch, progress: float
+) -> tuple[Metrics, Tensor]:
+    """Update one block from its own loss: the one local step of every executor.
+
+    Args:
+        fabric: Device and precision.
+        stage: The block.
+        index: Its number, for the names of figures.
+        signal: What the block before it made of the batch; the images for the first.
+        batch: Images and labels.
+        progress: Share of the training, 0 to 1.
+
+    Returns:
+        Figures, and the features for the next block, detached. The block's graph is freed with this call.
+    """
+    with fabric.autocast():
+        features = stage.block(signal)
+    metrics = _train_adversary(fabric, stage, features, batch)
+    with fabric.autocast():
+        terms: Terms = stage.objective(features, batch, progress)
+    metrics |= terms.metrics
+    if stage.optimizer is not None and terms.total.requires_grad:
+        metrics[f"norm/{index}"] = _update(fabric, stage.optimizer, terms.total, stage.config.grad_clip)
+    return metrics, features.detach()
+
+
 def local_step(fabric: Fabric, stages: Sequence[Stage], batch: Batch, progress: float) -> Metrics:
     """Update the blocks one after the other, no gradient crossing a boundary."""
     metrics: Metrics = {}
     signal: Tensor = batch.images
     for index, stage in enumerate(stages):
-        with fabric.autocast():
-            features = stage.block(signal)
-        metrics |= _train_adversary(fabric, stage, features, batch)
-        with fabric.autocast():
-            terms: Terms = stage.objective(features, batch, progress)
-        metrics |= terms.metrics
-        if stage.optimizer is not None and terms.total.requires_grad:
-            metrics[f"norm/{index}"] = _update(fabric, stage.optimizer, terms.total, stage.config.grad_clip)
-        signal = features.detach()
-        del features, terms
+        found, signal = block_step(fabric, stage, index, signal, batch, progress)
+        metrics |= found
     return metrics
 
 
@@ -91,4 +113,4 @@ def end_to_end_step(fabric: Fabric, stages: Sequence[Stage], batch: Batch, progr
     return metrics
 
 
-SCHEDULES: dict[str, Step] = {"local": local_step, "end_to_end": end_to_end_step}
+SCHEDULES: dict[str, Step] = {"local": local_step, "local_parallel": local_step, "end_to_end": end_to_end_step}

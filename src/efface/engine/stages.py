@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +53,13 @@ class Stage:
         self.optimizer = build_optimizer(modules, config, config.lr)
         adversary = [part.adversary] if part.adversary is not None else []
         self.adversary_optimizer = build_optimizer(adversary, config, part.adversary_lr)
-        self.block = distribute(fabric, part.block)
-        self.objective = distribute(fabric, part.objective)
-        self.adversary = distribute(fabric, part.adversary) if part.adversary is not None else None
+        self.wrap(lambda module: distribute(fabric, module))
+
+    def wrap(self, wrapper: Callable[[nn.Module], nn.Module]) -> None:
+        """Let ``wrapper`` stand between the steps and block, objective and adversary: data-parallel training."""
+        self.block: nn.Module = wrapper(self.part.block)
+        self.objective: nn.Module = wrapper(self.part.objective)
+        self.adversary = wrapper(self.part.adversary) if self.part.adversary is not None else None
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -74,13 +80,29 @@ class Stage:
         # The adversary's rate stays up: as the block slows down, the adversary catches up with it.
         if self.optimizer is not None:
             set_rate(self.optimizer, step, steps, self.config.lr_warmup)
-        period = self.part.restart_every * steps_per_epoch
-        # No restart in the last period: a fresh head would not learn any more.
-        if self.part.adversary is None or not period or not step or step % period or step + period > steps:
+        turn = self._turn(step, steps, steps_per_epoch)
+        if turn is None or self.part.adversary is None:
             return
         assert self.adversary_optimizer is not None
-        for parameter in self.part.adversary.restart(step // period - 1):  # type: ignore[operator]
+        for parameter in self.part.adversary.restart(turn):  # type: ignore[operator]
             self.adversary_optimizer.state.pop(parameter, None)
+
+    def rehearse_step(self, step: int, steps: int, steps_per_epoch: int) -> None:
+        """Draw the random numbers that ``begin_step`` would draw, and change nothing.
+
+        A process that trains one block of several thus stays in step with the one stream of random numbers.
+        """
+        turn = self._turn(step, steps, steps_per_epoch)
+        if turn is not None and self.part.adversary is not None:
+            copy.deepcopy(self.part.adversary).restart(turn)  # type: ignore[operator]
+
+    def _turn(self, step: int, steps: int, steps_per_epoch: int) -> int | None:
+        """Number of the restart that is due at a step; None: none is."""
+        period = self.part.restart_every * steps_per_epoch
+        # No restart in the last period: a fresh head would not learn any more.
+        if not period or not step or step % period or step + period > steps:
+            return None
+        return step // period - 1
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs of this stage."""
@@ -91,7 +113,11 @@ class Stage:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what ``state`` returned."""
-        for module, values in zip(self.modules, state["modules"], strict=True):
-            module.load_state_dict(values)
+        self.load_modules(state)
         for optimizer, values in zip(self.optimizers(), state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
+
+    def load_modules(self, state: dict[str, Any]) -> None:
+        """Restore block, objective and adversary alone: all that a process needs which does not train them."""
+        for module, values in zip(self.modules, state["modules"], strict=True):
+            module.load_state_dict(values)

@@ -23,7 +23,7 @@ from efface.engine.seeds import seed_everything
 from efface.errors import CheckpointError
 from efface.experiments.environment import describe, peak_rss_mb
 from efface.experiments.folder import RunFolder
-from efface.methods import UnlearnedModel, find_method
+from efface.methods import UnlearnedModel, find_method, restore
 from efface.models import build, split
 from efface.report import render_report, write_model_card
 
@@ -182,7 +182,7 @@ def audit_again(path: Path, *, split: str | None = None, progress: bool = True, 
     for name, state in weights.items():
         models[name] = fresh_model(config, data, name)
         try:
-            models[name].load_state_dict(state)
+            restore(models[name], state)
         except RuntimeError as error:
             raise CheckpointError(f"{name}.safetensors does not fit `{config.model.name}`: {error}") from None
     before = folder.read_json("audit.json")

@@ -1,7 +1,9 @@
 """Methods, one file each: they unlearn; they never see an attacker."""
 
+from efface.heads.mounting import mounted, restore
 from efface.methods.base import Auxiliary, Method, Registry, UnlearnedModel
 from efface.methods.detachment import Detachment
+from efface.methods.masked_retrain import released_data
 from efface.methods.original import Original
 from efface.methods.unlearn import METHODS, find_method, unlearn
 
@@ -14,5 +16,8 @@ __all__ = [
     "Registry",
     "UnlearnedModel",
     "find_method",
+    "mounted",
+    "released_data",
+    "restore",
     "unlearn",
 ]

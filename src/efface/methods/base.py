@@ -41,6 +41,7 @@ class UnlearnedModel:
         method: Name of the method.
         history: Seconds, steps and logged figures.
         auxiliary: Cost of the auxiliary network; None where a method has none.
+        data: What the model is meant for, where the method changed the images; None: the data as they were.
     """
 
     model: nn.Module
@@ -48,6 +49,7 @@ class UnlearnedModel:
     method: str
     history: History
     auxiliary: Auxiliary | None = None
+    data: AttributeDataset | None = None
 
 
 class Method(ABC):
@@ -55,6 +57,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    suggested: ClassVar[Mapping[str, object]] = {}
+    """Settings of `method` that suit it where the defaults, made for detachment, do not; a comparison applies them."""
 
     def check(self, config: MethodConfig, data: AttributeDataset) -> None:
         """Raise ConfigError for settings that don't fit the data, before any time is spent."""

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from efface.data.batches import Batches
+from efface.data.batches import Batch, Batches
 from efface.data.dataset import AttributeDataset
-from efface.objectives import RemovalHeads
+from efface.shapes import Features, Labels
+
+
+@runtime_checkable
+class Guessing(Protocol):
+    """Whoever guesses attributes from features: removal heads, or an objective that has some."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The attributes."""
+
+    def guesses(self, features: Features, batch: Batch) -> Iterator[tuple[str, int, Labels]]:
+        """Yield (attribute, number of the head, its guesses)."""
+
+    def eval(self) -> nn.Module:
+        """Switch to evaluation mode."""
 
 
 def fidelity_of(
@@ -34,14 +50,15 @@ def fidelity_of(
 
 
 def detachment_figures(
-    blocks: tuple[nn.Module, ...], removal: RemovalHeads, data: AttributeDataset, batch_size: int = 256
+    blocks: Sequence[nn.Module], removal: Guessing, data: AttributeDataset, batch_size: int = 256
 ) -> Callable[[Fabric], Mapping[str, float]]:
     """Return a function that measures fidelity and each removal head's accuracy on validation (fractions)."""
 
     @torch.inference_mode()
     def evaluate(fabric: Fabric) -> Mapping[str, float]:
-        for module in (*blocks, removal):
-            module.eval()
+        for block in blocks:
+            block.eval()
+        removal.eval()
         right: dict[str, float] = {}
         total: dict[str, int] = {}
 

@@ -11,11 +11,39 @@ from efface.config import EngineConfig, MethodConfig
 from efface.data.dataset import AttributeDataset
 from efface.engine import Job
 from efface.errors import ConfigError, did_you_mean
+from efface.methods.adversarial import Adversarial
 from efface.methods.base import Method, Registry, UnlearnedModel
 from efface.methods.detachment import Detachment
+from efface.methods.hsic import Hsic
+from efface.methods.inlp import Inlp
+from efface.methods.leace import DetachmentLeace, Leace
+from efface.methods.learning_not_to_learn import LearningNotToLearn
+from efface.methods.masked_retrain import MaskedRetrain
+from efface.methods.maxent import MaxEnt
 from efface.methods.original import Original
+from efface.methods.quantised import Quantised
+from efface.methods.random_projection import RandomProjection
+from efface.methods.task_bottleneck import Bottleneck
+from efface.methods.vclub import VClub
 
-METHODS = Registry([Original, Detachment])
+METHODS = Registry(
+    [
+        Original,
+        Detachment,
+        MaskedRetrain,
+        Adversarial,
+        MaxEnt,
+        LearningNotToLearn,
+        VClub,
+        Hsic,
+        Leace,
+        DetachmentLeace,
+        Inlp,
+        Bottleneck,
+        RandomProjection,
+        Quantised,
+    ]
+)
 
 
 def find_method(name: str) -> Method:

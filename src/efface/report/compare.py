@@ -133,7 +133,7 @@ def comparability(runs: Sequence[Run]) -> list[str]:
     """Return what the reader must know before comparing: other data, task, split, seed or cut."""
     looks = {
         "data set": [run.audit["data"]["name"] for run in runs],
-        "task": [run.audit["data"]["target"] for run in runs],
+        "task": [str(run.audit["data"].get("target") or "none") for run in runs],
         "split": [run.audit.get("split") or "test" for run in runs],
         "cut": [view.layer(run.audit["model"].get("at")) for run in runs],
         "model": [str(run.audit["model"].get("name") or "") for run in runs],

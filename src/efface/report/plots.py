@@ -235,7 +235,8 @@ def _draw_dot(axes: Axes, dot: Dot, line: Number, show: Callable[[object], str] 
 
 
 def _key(figure: Figure, floors: list[Line2D], before: bool, columns: int, left: Number) -> None:
-    after = Line2D([], [], color=LIGHT["accent"], marker="o", markersize=8, label="unlearned model, with interval")
+    label = f"{'unlearned' if before else 'this'} model, with interval"
+    after = Line2D([], [], color=LIGHT["accent"], marker="o", markersize=8, label=label)
     handles = [after]
     if before:
         handles.append(Line2D([], [], linestyle="", marker="o", markersize=7, label="original model", **RING))

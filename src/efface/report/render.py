@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from efface.errors import CheckpointError
-from efface.report import view, words
+from efface.report import beyond, view, words
+from efface.report.blocks import Section
 from efface.report.folder import Run, check_audit, check_reconstructions, read_run, usable_metrics
 from efface.report.formats import percent
 from efface.report.theme import css_variables
@@ -124,8 +126,10 @@ def _write(run: Run, out: Path) -> Path:
         "sections": _attributes(run, figures),
         "curves": _curves(run, figures),
         "people": _people(run, figures),
+        "maps": [_drawn(section) for section in _present(beyond.layers(run.audit), beyond.other_layers(run.audit))],
     }
     context |= _texts(run, time.perf_counter() - start)
+    context["links"] = _links(context)
     return save_page(environment().get_template("report.html.j2").render(context), out)
 
 
@@ -137,6 +141,11 @@ def _texts(run: Run, seconds: float) -> dict[str, Any]:
         "summary": words.summary(audit["attributes"]),
         "facts": view.facts(audit),
         "setting": setting,
+        "caveat": words.caveat(audit["attributes"]),
+        "has_figures": view.has_figures(audit),
+        "before_people": beyond.before_people(audit),
+        "after_people": beyond.after_people(audit),
+        "recovery": beyond.recovery(audit),
         "has_original": any(a.get("original_attackers") for a in audit["attributes"].values()),
         "cards": [view.card(name, attribute, setting) for name, attribute in audit["attributes"].items()],
         "fidelity": view.fidelity(audit),
@@ -154,6 +163,54 @@ def _texts(run: Run, seconds: float) -> dict[str, Any]:
         "warnings": view.warnings(run),
         "schema_version": audit["schema_version"],
     }
+
+
+def _present(*sections: Section | None) -> list[Section]:
+    return [section for section in sections if section is not None]
+
+
+def _links(context: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Sections of the page in order, for the list at its top."""
+
+    def of(name: str) -> list[tuple[str, str]]:
+        return [(section.key, section.label) for section in context[name]]
+
+    return [
+        ("verdict", "Verdict"),
+        ("fidelity", "Fidelity"),
+        *of("maps"),
+        ("attackers", "Attackers"),
+        *of("before_people"),
+        ("people", "Reconstructions"),
+        *of("after_people"),
+        ("training", "Training"),
+        ("cost", "Cost"),
+        ("settings", "Settings"),
+        ("data", "Data"),
+        *([("warnings", "Warnings")] if context["warnings"] else []),
+        ("again", "Reproduce"),
+        ("terms", "Terms"),
+    ]
+
+
+def _drawn(section: Section) -> Section:
+    """The section with its figures drawn."""
+    from efface.report.plots import NARROW, attackers_figure
+    from efface.report.svg import to_svg
+
+    blocks = []
+    for number, block in enumerate(section.blocks):
+        if block.figure is not None:
+            data, key = block.figure, f"{section.key}{number}"
+            alt = " ".join(block.sentences)
+            figure = {
+                "caption": f"How well probes guess {block.heading} from each layer.",
+                "wide": Markup(to_svg(partial(attackers_figure, data), alt, f"w{key}")),
+                "narrow": Markup(to_svg(partial(attackers_figure, data, NARROW), alt, f"n{key}")),
+            }
+            block = replace(block, figure=figure)
+        blocks.append(block)
+    return replace(section, blocks=tuple(blocks))
 
 
 def _attributes(run: Run, figures: Path | None) -> list[dict[str, Any]]:

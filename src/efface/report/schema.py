@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-VERSION = "1.0"
+VERSION = "1.1"
 """What this package writes; every 1.x is read."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -41,7 +41,7 @@ def findings(value: Any, schema: dict[str, Any] | None = None, where: str = "") 
 
     Example:
         >>> list(findings({"value": "high"}, load_schema()["properties"]["fidelity"], "fidelity"))
-        ["`fidelity.value` should be a number, but is 'high'"]
+        ["`fidelity.value` should be a number or null, but is 'high'"]
     """
     schema = load_schema() if schema is None else schema
     if "$ref" in schema:

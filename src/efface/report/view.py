@@ -31,6 +31,13 @@ PHASES = {
 PARTS = {
     "features_s": "of the audit: computing features",
     "attacks_s": "of the audit: attackers",
+    "controls_s": "of the audit: controls",
+    "layers_s": "of the audit: layer map",
+    "selectivity_s": "of the audit: other columns",
+    "fairness_s": "of the audit: groups",
+    "intersections_s": "of the audit: pairs of attributes",
+    "training_people_s": "of the audit: whom attackers learned from",
+    "learning_curve_s": "of the audit: learning curves",
     "reconstruction_s": "of the audit: decoders",
 }
 """Times within the audit."""
@@ -49,14 +56,25 @@ def facts(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
     data, model = audit["data"], audit["model"]
     rows = [
         ("Data", data["name"]),
-        ("Task kept", data["target"]),
+        ("Task kept", data.get("target")),
         ("Model", model.get("name")),
         ("Features at", layer(model.get("at"))),
+        ("Suite", suite(audit)),
         ("Audited on", f"{audit.get('split') or 'test'} split"),
         ("Seed", None if audit.get("seed") is None else str(audit["seed"])),
         ("Made", str(audit.get("created") or "").replace("T", " ")[:16]),
     ]
     return [(label, text) for label, text in rows if text]
+
+
+def suite(audit: Mapping[str, Any]) -> str:
+    """Return who attacked, in short; nothing where the file does not say."""
+    found = audit.get("suite") or {}
+    if not found:
+        return ""
+    many = len(found["attackers"])
+    named = f"{many} attacker{'s' if many > 1 else ''}"
+    return named if found["name"] == "custom" else f"{found['name']}, {named}"
 
 
 def layer(at: Any) -> str:
@@ -72,8 +90,10 @@ def layer(at: Any) -> str:
 def card(name: str, attribute: Mapping[str, Any], setting: words.Setting) -> dict[str, Any]:
     """Return the verdict card of an attribute."""
     best, floors = attribute["best"], attribute["floors"]
+    many = len(attribute["attackers"])
     return {
         "name": name,
+        "who": f"best of {many} attackers" if many > 1 else "the one attacker",
         "state": STATES[attribute["verdict"]],
         "label": words.LABELS[attribute["verdict"]],
         "headline": words.headline(name, attribute),
@@ -93,8 +113,9 @@ FLOORS = {"label": "Label floor", "majority": "Majority", "chance": "Chance"}
 def measures(attribute: Mapping[str, Any], setting: words.Setting) -> list[dict[str, str]]:
     """Return the numbers of a card that need a word of explanation."""
     excess, ci = attribute.get("excess_leakage"), interval(attribute.get("excess_leakage_ci"))
-    before = attribute.get("original_aum")
-    return [
+    before, beyond = attribute.get("original_aum"), conditional_bits_of(attribute)
+    at_least = "by the best attacker, at least"
+    rows = [
         {
             "label": "Excess leakage",
             "value": percent(excess),
@@ -103,14 +124,22 @@ def measures(attribute: Mapping[str, Any], setting: words.Setting) -> list[dict[
         {
             "label": "Information read",
             "value": f"{number(bits_of(attribute))} bits",
-            "note": "by the best attacker, at least",
+            "note": f"{at_least}; {number(beyond)} beyond the task answer" if is_number(beyond) else at_least,
         },
-        {
-            "label": "AUM",
-            "value": words.aum_text(attribute),
-            "note": f"{number(before)} before" if is_number(before) else "",
-        },
+        _certificate(attribute),
     ]
+    if is_number(attribute.get("aum")):
+        note = f"{number(before)} before" if is_number(before) else ""
+        rows.append({"label": "AUM", "value": words.aum_text(attribute), "note": note})
+    return rows
+
+
+def _certificate(attribute: Mapping[str, Any]) -> dict[str, str]:
+    found = attribute.get("certificate")
+    if not found:
+        return {"label": "Certified", "value": "nothing", "note": "continuous features carry no certificate"}
+    note = f"whatever the attacker computes; {percent(found['confidence'], 0)} confidence"
+    return {"label": "Certified", "value": f"at most {percent(words.upwards(found['bound']))}", "note": note}
 
 
 def _no_excess(attribute: Mapping[str, Any]) -> str:
@@ -126,6 +155,12 @@ def bits_of(attribute: Mapping[str, Any]) -> Number | None:
     if best.get("bits") is not None:
         return best["bits"]
     return next((run.get("bits") for run in attribute["attackers"] if run["name"] == best["attacker"]), None)
+
+
+def conditional_bits_of(attribute: Mapping[str, Any]) -> Number | None:
+    """Return the bits that the best attacker reads beyond the task answer, or None."""
+    name = attribute["best"]["attacker"]
+    return next((run.get("conditional_bits") for run in attribute["attackers"] if run["name"] == name), None)
 
 
 def scale(attribute: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,8 +183,9 @@ def scale(attribute: Mapping[str, Any]) -> dict[str, Any]:
 def fidelity(audit: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fidelity section."""
     values = audit["fidelity"]
-    known = is_number(values.get("original"))
+    known = is_number(values.get("original")) and is_number(values["value"])
     return {
+        "known": is_number(values["value"]),
         "sentence": words.fidelity_sentence(values, setting_of(audit)),
         "after": percent(values["value"]),
         "after_ci": interval(values.get("ci")),
@@ -171,16 +207,39 @@ def attackers(attribute: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "best": run["name"] == attribute["best"]["attacker"],
                 "accuracy": percent(run["accuracy"]),
                 "ci": interval(run.get("ci")),
+                "balanced": percent(run.get("balanced_accuracy")),
+                "auc": number(run.get("auc")),
                 "bits": number(run.get("bits")),
+                "bits_ci": bits_interval(run.get("bits_ci")),
+                "conditional": number(run.get("conditional_bits")),
+                "conditional_ci": bits_interval(run.get("conditional_bits_ci")),
                 "validation": percent(run.get("validation_accuracy")),
                 "before": percent(original.get("accuracy")),
                 "before_bits": number(original.get("bits")),
                 "seconds": duration(run.get("seconds")),
                 "epoch": count(run.get("epoch")),
                 "warning": run.get("warning"),
+                "note": _attacker_note(run),
             }
         )
     return rows
+
+
+def bits_interval(ci: Any) -> str:
+    """Return an interval in bits, or nothing."""
+    return f"{number(ci[0])} to {number(ci[1])}" if ci else ""
+
+
+def _attacker_note(run: Mapping[str, Any]) -> str:
+    seeds = run.get("seeds") or 1
+    notes = [f"mean of {seeds} seeds"] if seeds > 1 else []
+    return "; ".join([*notes, *([str(run["note"])] if run.get("note") else [])])
+
+
+def has_figures(audit: Mapping[str, Any]) -> bool:
+    """Return whether attackers have more figures than accuracy and bits."""
+    runs = [run for attribute in audit["attributes"].values() for run in attribute["attackers"]]
+    return any(is_number(run.get("balanced_accuracy")) for run in runs)
 
 
 def references(attribute: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -6,11 +6,12 @@ bounds the information from below. Pure functions of the dictionaries in audit.j
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from efface.report.formats import NBSP, count, interval, is_number, number, percent, points
+from efface.report.formats import DASH, NBSP, count, interval, is_number, number, percent, points
 
 LEAKS = "leaks"
 AT_FLOOR = "at the floor for this suite"
@@ -23,11 +24,17 @@ CAVEAT = (
     "These numbers describe the attackers that were tried. Another attacker may do better: "
     "continuous features carry no certificate."
 )
+NOTHING_CERTIFIED = "Nothing is certified."
+CERTIFIED_CAVEAT = (
+    "Figures without the word “certified” describe the attackers that were tried. Another attacker may do better, but "
+    "not better than what is certified, under the assumptions named there."
+)
 
 ABSENT = {
     "original": (
         "The original model was not audited, so there is no “before”, no ceiling and no excess leakage.",
-        "`efface run CONFIG` trains and audits the original model beside the unlearned one.",
+        "`efface run CONFIG` trains and audits the original model beside the unlearned one; `efface audit --original` "
+        "takes one made elsewhere.",
     ),
     "metrics": (
         "No training curves: the report was made from an audit alone, or metrics.jsonl is not in the run folder.",
@@ -66,12 +73,12 @@ class Setting:
     """What every sentence of a report needs to know.
 
     Attributes:
-        target: Name of the task y.
+        target: Name of the task y; None: there is none.
         split: Split that was read once for the verdict.
         confidence: Confidence of the intervals, a fraction.
     """
 
-    target: str = "the task"
+    target: str | None = "the task"
     split: str = "test"
     confidence: float = 0.95
 
@@ -140,6 +147,7 @@ def explanation(name: str, attribute: Mapping[str, Any], setting: Setting) -> li
         _best(name, attribute, setting),
         _blind(attribute["floors"], setting),
         _before(attribute),
+        certified(attribute) or NOTHING_CERTIFIED,
     ]
 
 
@@ -150,6 +158,8 @@ def fidelity_sentence(fidelity: Mapping[str, Any], setting: Setting) -> str:
         >>> fidelity_sentence({"value": 0.968, "ci": [0.96, 0.975]}, Setting("smiling")).replace("\xa0", " ")
         'The task “smiling” is answered correctly for 96.8 % of the test images (95 % interval 96.0–97.5 %).'
     """
+    if not is_number(fidelity.get("value")):
+        return "No task was named, so there is no fidelity."
     after = f"The task “{setting.target}” is answered correctly for {percent(fidelity['value'])} of "
     after += f"{_images(fidelity.get('n'), setting)}{_bracket(fidelity.get('ci'), setting)}"
     if not is_number(fidelity.get("original")):
@@ -183,6 +193,8 @@ def aum_text(attribute: Mapping[str, Any]) -> str:
         >>> aum_text({"aum": 0.941, "aum_ceiling": 0.9605})
         '0.941 of at most 0.961'
     """
+    if not is_number(attribute.get("aum")):
+        return DASH
     return f"{number(attribute['aum'])} of at most {number(attribute['aum_ceiling'])}"
 
 
@@ -199,6 +211,8 @@ def _best(name: str, attribute: Mapping[str, Any], setting: Setting) -> str:
 
 
 def _blind(floors: Mapping[str, Any], setting: Setting) -> str:
+    if setting.target is None:
+        return f"Blind guessing, always the most frequent class, gets {percent(floors['majority'])}; no task was named."
     text = f"Blind guessing, always the most frequent class, gets {percent(floors['majority'])}; "
     same = percent(floors["label"]) == percent(floors["majority"])
     gets = "gives no more" if same else f"alone gives {percent(floors['label'])}"
@@ -229,3 +243,78 @@ def _blamed(attacker: str, warning: str) -> str:
     """A warning with the attacker's name, once."""
     clause = _clause(warning)
     return clause if clause.startswith(attacker) else f"{attacker}: {clause}"
+
+
+def points_interval(ci: Any) -> str:
+    """Return an interval of differences in percentage points, or nothing.
+
+    Example:
+        >>> points_interval([-0.01, 0.02])
+        '−1.0 to +2.0 points'
+    """
+    if not ci or not all(map(is_number, ci)):
+        return ""
+    return f"{points(ci[0]).removesuffix(' points')} to {points(ci[1])}"
+
+
+def caveat(attributes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what the reader must bear in mind."""
+    every = [certified(attribute) for attribute in attributes.values()]
+    return CERTIFIED_CAVEAT if every and all(every) else CAVEAT
+
+
+def layers_sentence(name: str, found: Mapping[str, Any]) -> str:
+    """Return where an attribute is readable, as one sentence."""
+    points_ = found["points"]
+    first, last = points_[0], points_[-1]
+    top = max(points_, key=lambda point: point["accuracy"]["value"])
+    text = (
+        f"Probes guess “{name}” for {percent(first['accuracy']['value'])} of the images from the {first['layer']} and "
+    )
+    text += f"for {percent(last['accuracy']['value'])} from the {last['layer']}"
+    text += "." if top in (first, last) else f"; best, for {percent(top['accuracy']['value'])}, from {top['layer']}."
+    released = next((point for point in points_ if point["layer"] == found.get("released")), None)
+    if released is not None:
+        text += f" At {released['layer']}, which is released, they guess {percent(released['accuracy']['value'])}"
+        text += f"; the label floor is {percent(found['floor'])}."
+    return text
+
+
+def selectivity_sentence(found: Mapping[str, Any]) -> str:
+    """Return how much of the other columns survived, as one sentence."""
+    many = len(found["columns"])
+    columns = "column" if many == 1 else "columns"
+    if not is_number(found.get("median_share")):
+        return f"{many} other {columns} probed; none was readable in the original’s features beyond its majority."
+    kept = percent(found["median_share"], 0)
+    return f"{many} other {columns} probed. In the median, {kept} of what was readable before is readable now."
+
+
+def certified(attribute: Mapping[str, Any]) -> str | None:
+    """Return the certificate as a sentence with its assumptions, or None if there is none.
+
+    Example:
+        >>> made = {"bound": 0.3173, "n": 5000, "confidence": 0.95, "n_codes": 64}
+        >>> certified({"certificate": made}).replace(NBSP, " ")[:66]
+        'Certified: no attacker can exceed 31.8 % with 95 % confidence, as '
+    """
+    found = attribute.get("certificate")
+    if not found or not is_number(found.get("bound")):
+        return None
+    given = "" if found.get("checked") else " (which is the caller’s word: it was not checked)"
+    return (
+        f"Certified: no attacker can exceed {percent(upwards(found['bound']))} with "
+        f"{percent(found['confidence'], 0)} confidence, as long as people are drawn independently, each has one "
+        f"deterministic code, the attacker sees the code alone, and none of the {count(found['n'])} people counted was "
+        f"used in fitting{given}."
+    )
+
+
+def upwards(bound: float) -> float:
+    """Return a bound to a tenth of a percent, rounded up: it must not shrink in print.
+
+    Example:
+        >>> upwards(0.3171)
+        0.318
+    """
+    return min(1.0, math.ceil(1000 * bound - 1e-9) / 1000)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from efface.audit.attackers.base import Attacker, Budget, FeatureView, FittedAttacker
-from efface.audit.attackers.linear import LinearAttacker
-from efface.audit.attackers.mlp import PooledAttacker
-from efface.audit.attackers.resnet import ResNetAttacker
+from efface.audit.attackers.conv import ConvAttacker, RawConvAttacker
+from efface.audit.attackers.ensemble import EnsembleAttacker
+from efface.audit.attackers.knn import NeighbourAttacker
+from efface.audit.attackers.least_squares import LeastSquaresAttacker
+from efface.audit.attackers.linear import LinearAttacker, RawLinearAttacker
+from efface.audit.attackers.mlp import PooledAttacker, RawPooledAttacker, SmallPooledAttacker, WidePooledAttacker
+from efface.audit.attackers.output import OutputAttacker
+from efface.audit.attackers.resnet import MixedResNetAttacker, ResNetAttacker
+from efface.audit.attackers.tokens import TokenAttacker
+from efface.audit.attackers.trees import TreeAttacker
 from efface.errors import AuditError, did_you_mean, expected
 
 ATTACKERS: dict[str, type[Attacker]] = {}
@@ -48,7 +55,24 @@ def summaries() -> dict[str, str]:
     return {name: (attacker.__doc__ or "").strip().split("\n")[0] for name, attacker in ATTACKERS.items()}
 
 
-for _attacker in (ResNetAttacker, PooledAttacker, LinearAttacker):
+for _attacker in (
+    ResNetAttacker,
+    MixedResNetAttacker,
+    ConvAttacker,
+    RawConvAttacker,
+    TokenAttacker,
+    PooledAttacker,
+    SmallPooledAttacker,
+    WidePooledAttacker,
+    RawPooledAttacker,
+    LinearAttacker,
+    RawLinearAttacker,
+    LeastSquaresAttacker,
+    NeighbourAttacker,
+    TreeAttacker,
+    OutputAttacker,
+    EnsembleAttacker,
+):
     register(_attacker)
 
 __all__ = [

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from efface.audit.store import StoredFeatures
+from efface.audit.store import Standard, StoredFeatures
 from efface.shapes import Features, Labels, Logits
 
 
@@ -27,18 +27,32 @@ class FeatureView:
         rows: Row in ``source`` of each person.
         labels: The attribute, 0 to ``classes`` − 1.
         classes: Number of classes A.
+        logits: ``[n, Y]`` the model's own answer for each person, where the attacker sees it; else None.
     """
 
     source: StoredFeatures
     rows: Int[np.ndarray, " n"]
     labels: Labels
     classes: int
+    logits: Float[Tensor, "n Y"] | None = None
 
     @classmethod
-    def of(cls, source: StoredFeatures, labels: Int[np.ndarray, " n"], classes: int) -> FeatureView:
-        """Leave out the people without a label (-1)."""
+    def of(
+        cls,
+        source: StoredFeatures,
+        labels: Int[np.ndarray, " n"],
+        classes: int,
+        logits: Float[Tensor, "N Y"] | None = None,
+    ) -> FeatureView:
+        """Leave out the people without a label (-1); ``logits`` are those of the whole split."""
         rows = np.flatnonzero(labels >= 0)
-        return cls(source, rows, torch.from_numpy(labels[rows].astype(np.int64)), classes)
+        answers = None if logits is None else logits[torch.from_numpy(rows)]
+        return cls(source, rows, torch.from_numpy(labels[rows].astype(np.int64)), classes, answers)
+
+    def some(self, people: Int[Tensor, " B"]) -> FeatureView:
+        """Return the view of some of these people."""
+        logits = None if self.logits is None else self.logits[people]
+        return FeatureView(self.source, self.rows[people.numpy()], self.labels[people], self.classes, logits)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,9 +66,30 @@ class FeatureView:
         """Return features with mean 0 and spread 1 per channel."""
         return self.source.standardised(self.rows[people.numpy()])
 
+    def raw(self, people: Int[Tensor, " B"]) -> Features:
+        """Return features in the model's own units but for one common shift and scale, so that training starts well.
+
+        The channels' proportions are as released: a channel of small spread stays small. Mean 0 and spread 1 over all
+        channels of the training people.
+        """
+        shift, scale = common_scale(self.source.standard)
+        return (self.source.read(self.rows[people.numpy()]) - shift) / scale
+
     def pooled(self, people: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
         """Return pooled features (``store.summarise``)."""
         return self.source.pooled[self.rows[people.numpy()]].float()
+
+
+def common_scale(standard: Standard) -> tuple[float, float]:
+    """Return the mean and the spread of all numbers of the training people, from those of each channel.
+
+    Example:
+        >>> common_scale(Standard(torch.zeros(2), torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0])))
+        (2.0, 1.4142135623730951)
+    """
+    means = (standard.mean + standard.offset).double()
+    variance = standard.std.double().square().mean() + means.var(correction=0)
+    return float(means.mean()), float(variance.sqrt())
 
 
 @dataclass(frozen=True)
@@ -103,6 +138,26 @@ class Attacker(ABC):
 
     name: ClassVar[str]
 
+    def applies(self, shape: tuple[int, ...], outputs: int = 0) -> str | None:
+        """Return why this attacker has nothing to read here, as a remark for the report; None if it has.
+
+        Args:
+            shape: Of one person's features.
+            outputs: Number of the model's own logits that the attacker sees; 0: none.
+        """
+        return None
+
+    def seconds(self, people: int, shape: tuple[int, ...], classes: int, epochs: int) -> float:
+        """Return about how long a fit takes on one core, reading its validation and test people included.
+
+        Args:
+            people: Training people.
+            shape: Of one person's features.
+            classes: Number of classes A.
+            epochs: Most epochs.
+        """
+        return math.nan
+
     @abstractmethod
     def fit(self, train: FeatureView, validation: FeatureView, budget: Budget) -> FittedAttacker:
         """Learn from ``train``; ``validation`` alone picks epochs and settings."""
@@ -116,3 +171,13 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     grid = torch.exp(torch.arange(math.log(0.05), math.log(20), math.log(1.05)))
     losses = torch.stack([F.cross_entropy(logits / t, labels) for t in grid])
     return float(grid[losses.argmin()])
+
+
+def score(logits: Logits, labels: Labels) -> tuple[float, float]:
+    """Return accuracy, then cross-entropy with its sign turned: validation picks the largest.
+
+    Example:
+        >>> score(torch.tensor([[0.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1]))[0]
+        1.0
+    """
+    return float((logits.argmax(1) == labels).double().mean()), -float(F.cross_entropy(logits, labels))

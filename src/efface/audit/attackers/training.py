@@ -1,4 +1,8 @@
-"""How attackers that are networks learn: AdamW, one cycle, validation picks the epoch.
+"""How attackers that are networks learn: AdamW, one cycle, averaged weights, validation picks the epoch.
+
+What is read on validation, and kept, is the *average* of the weights over the last half epoch, with the statistics of
+batch normalisation computed afresh for it. The running statistics of training lag behind weights that move fast: with
+a weak signal the lag outweighs what was learned, validation reads noise, and training stops before it began.
 
 *Accuracy* on validation picks the epoch (ties: cross-entropy), for accuracy is what the verdict is about. Training
 stops early when neither accuracy nor cross-entropy has improved for half of the epochs. Bits need calibrated
@@ -8,22 +12,30 @@ probabilities, so one temperature is then fitted to the cross-entropy on validat
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from efface.audit.attackers.base import Attacker, Budget, FeatureView, FittedAttacker, fit_temperature
+from efface.audit.attackers.cost import network_seconds
 from efface.shapes import Features, Labels, Logits
 
 STEPS = 32
 """An epoch of a small data set is cut into at least so many steps, of 16 people at least."""
 READ = 1024
+MEMORY = 0.5
+"""Epochs over which weights are averaged. Source: Polyak and Juditsky (1992), Izmailov et al. (2018)."""
+SETTLE = 8
+"""Batches of training people from which the statistics of batch normalisation are computed for averaged weights."""
 
 
 class NetworkAttacker(Attacker):
@@ -35,6 +47,7 @@ class NetworkAttacker(Attacker):
         mixup: Parameter of the Beta distribution of mixing weights; 0: no mixing. Source: Zhang et al. (2018).
         noise: Spread of Gaussian noise added to standardised inputs.
         mixed_precision: Whether to compute in bf16.
+        scaling: ``standardised`` per channel, or ``raw``: one shift and scale for all channels.
     """
 
     learning_rate: float = 1e-3
@@ -42,14 +55,25 @@ class NetworkAttacker(Attacker):
     mixup: float = 0.0
     noise: float = 0.0
     mixed_precision: bool = True
+    scaling: Literal["standardised", "raw"] = "standardised"
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """Return a fresh network from inputs to logits."""
 
-    @abstractmethod
     def inputs(self, view: FeatureView, people: Int[Tensor, " B"]) -> Features:
-        """Return what the network reads of these people."""
+        """Return what the network reads of these people: their features, scaled."""
+        return view.raw(people) if self.scaling == "raw" else view.standardised(people)
+
+    def seconds(self, people: int, shape: tuple[int, ...], classes: int, epochs: int) -> float:
+        """Return about how long a fit takes on one core; counts the network's multiplications."""
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            network = self.build(shape, classes)
+            return network_seconds(network, self.blank(shape), people, epochs)
+
+    def blank(self, shape: tuple[int, ...]) -> Features:
+        """Return empty inputs of two people."""
+        return torch.empty(2, *shape)
 
     def fit(self, train: FeatureView, validation: FeatureView, budget: Budget) -> FittedNetwork:
         """Train a fresh network and keep its best epoch."""
@@ -68,22 +92,33 @@ class NetworkAttacker(Attacker):
         optimizer = torch.optim.AdamW(
             network.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
-        size = min(budget.batch_size, max(16, len(train) // STEPS), len(train))
-        total = budget.epochs * (len(train) // size)
+        size = batch_size(len(train), budget.batch_size)
+        steps = len(train) // size
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(2.0, MEMORY * steps)))
         best, patience, step = Best(copy.deepcopy(network.state_dict())), max(4, (budget.epochs + 1) // 2), 0
         for epoch in range(1, budget.epochs + 1):
             network.train()
             for people in shuffled(len(train), size):
                 for group in optimizer.param_groups:
-                    group["lr"] = self.learning_rate * one_cycle(step / total)
+                    group["lr"] = self.learning_rate * one_cycle(step / (steps * budget.epochs))
                 if not self._step(network, optimizer, train, people, budget.device):
                     return best, f"training stopped in epoch {epoch}: the loss was not finite"
+                average.update_parameters(network)
                 step += 1
-            best.update(epoch, network, self.logits(network, validation, budget.device), validation.labels)
+            self._settle(average.module, train, size, budget.device)
+            best.update(
+                epoch, average.module, self.logits(average.module, validation, budget.device), validation.labels
+            )
             budget.tick()
             if epoch - best.improved >= patience:
                 break
         return best, None
+
+    def _settle(self, network: nn.Module, train: FeatureView, size: int, device: torch.device) -> None:
+        """Compute the statistics of batch normalisation anew; clean inputs, for these are what is attacked."""
+        batches = itertools.islice(shuffled(len(train), size), SETTLE)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision):
+            update_bn((self.inputs(train, people) for people in batches), network, device)
 
     def _step(
         self,
@@ -173,6 +208,16 @@ class FittedNetwork(FittedAttacker):
     def predict_logits(self, view: FeatureView) -> Logits:
         """Return calibrated logits, on the CPU."""
         return self.attacker.logits(self.network, view, self.device) / self.temperature
+
+
+def batch_size(people: int, most: int) -> int:
+    """Return how many people take part in a step; small data sets are cut into more steps.
+
+    Example:
+        >>> batch_size(16_000, 256), batch_size(1000, 256), batch_size(10, 256)
+        (256, 31, 10)
+    """
+    return min(most, max(16, people // STEPS), people)
 
 
 def shuffled(people: int, size: int) -> Iterator[Int[Tensor, " B"]]:

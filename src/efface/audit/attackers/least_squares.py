@@ -1,0 +1,130 @@
+"""Least squares in full precision, at several ridges. Card: docs/attackers/least-squares.md.
+
+A model that was trained against attackers may leave z where they do not look: in directions whose variance is a
+thousandth of the others'. Gradient descent gets there last, and bf16 rounds them away. A closed-form solution
+whitens all directions at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from efface.audit.attackers.base import Attacker, Budget, FeatureView, FittedAttacker, fit_temperature, score
+from efface.audit.attackers.linear import CHUNK, PEOPLE, flat_width, flattened, prior
+from efface.shapes import Logits
+
+TINY = 1e-6
+
+
+class LeastSquaresAttacker(Attacker):
+    """Ridge regression of z in float64, down to directions of little variance; validation picks the ridge.
+
+    Attributes:
+        ridges: Added to the diagonal of the features' correlation matrix, from strong to weak.
+    """
+
+    name = "least-squares"
+    ridges: tuple[float, ...] = (3.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5)
+
+    def seconds(self, people: int, shape: tuple[int, ...], classes: int, epochs: int) -> float:
+        """Return about how long a fit takes on one core."""
+        people, width = min(people, PEOPLE), flat_width(shape)
+        return people * width**2 / 2.5e10 + len(self.ridges) * width**3 / 3 / 2.5e10
+
+    def fit(self, train: FeatureView, validation: FeatureView, budget: Budget) -> FittedAttacker:
+        """Solve for every ridge: what hides in small directions shows at the weakest only."""
+        people = torch.randperm(len(train), generator=torch.Generator().manual_seed(budget.seed))[:PEOPLE].sort().values
+        scale = Scale.of(train, people)
+        base = prior(train.labels[people], train.classes).double().exp()
+        moments, crossed = normal_equations(train, people, scale, base)
+        held_out = torch.cat([scale.read(validation, rows) for rows in torch.arange(len(validation)).split(CHUNK)])
+        best, top = None, (-1.0, 0.0)
+        for place, ridge in enumerate(self.ridges, 1):
+            factor, failed = torch.linalg.cholesky_ex(moments + ridge * torch.eye(len(moments), dtype=torch.float64))
+            if failed:
+                break
+            weight = torch.cholesky_solve(crossed, factor)
+            found = score((held_out @ weight + base).float(), validation.labels)
+            if best is None or found > top:
+                best, top = (place, weight), found
+            if place <= budget.epochs:
+                budget.tick()
+        assert best is not None, "the strongest ridge can always be solved"
+        logits = as_logits(held_out @ best[1], base)
+        return FittedLeastSquares(
+            top[0], best[0], None, best[1], base, scale, fit_temperature(logits, validation.labels)
+        )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and spread of every number of the features, over the training people.
+
+    Attributes:
+        mean: ``[F]``.
+        std: ``[F]``; 1 where a number is constant.
+    """
+
+    mean: Float64[Tensor, " F"]
+    std: Float64[Tensor, " F"]
+
+    @classmethod
+    def of(cls, view: FeatureView, people: Int[Tensor, " n"]) -> Scale:
+        """Read the people once."""
+        total = squares = torch.zeros(flat_width(view.shape), dtype=torch.float64)
+        for rows in people.split(CHUNK):
+            values = flattened(view.standardised(rows)).double()
+            total, squares = total + values.sum(0), squares + values.square().sum(0)
+        mean = total / len(people)
+        std = (squares / len(people) - mean.square()).clamp_min(0).sqrt()
+        return cls(mean, torch.where(std > TINY, std, 1.0))
+
+    def read(self, view: FeatureView, people: Int[Tensor, " B"]) -> Float64[Tensor, "B F"]:
+        """Return the flattened features of some people, each number with mean 0 and spread 1."""
+        return (flattened(view.standardised(people)).double() - self.mean) / self.std
+
+
+def normal_equations(
+    train: FeatureView, people: Int[Tensor, " n"], scale: Scale, base: Float64[Tensor, " A"]
+) -> tuple[Float64[Tensor, "F F"], Float64[Tensor, "F A"]]:
+    """Return the features' correlation matrix and their covariance with onehot(z) − p(z), summed up in float64."""
+    width = len(scale.mean)
+    moments, crossed = (
+        torch.zeros(width, width, dtype=torch.float64),
+        torch.zeros(width, train.classes, dtype=torch.float64),
+    )
+    for rows in people.split(CHUNK):
+        inputs = scale.read(train, rows)
+        told = F.one_hot(train.labels[rows], train.classes) - base
+        moments += inputs.T @ inputs
+        crossed += inputs.T @ told
+    return moments / len(people), crossed / len(people)
+
+
+def as_logits(fitted: Float64[Tensor, "n A"], base: Float64[Tensor, " A"]) -> Logits:
+    """Return the logarithm of fitted probabilities; least squares may leave [0, 1], so 0.0001 is the least."""
+    return (fitted + base).clamp_min(1e-4).log().float()
+
+
+@dataclass
+class FittedLeastSquares(FittedAttacker):
+    """A solution; ``epoch`` is the place of its ridge."""
+
+    validation_accuracy: float
+    epoch: int
+    warning: str | None
+    weight: Float64[Tensor, "F A"]
+    base: Float64[Tensor, " A"]
+    scale: Scale
+    temperature: float
+
+    def predict_logits(self, view: FeatureView) -> Logits:
+        """Return calibrated logits, on the CPU."""
+        parts = torch.arange(len(view)).split(CHUNK)
+        fitted = torch.cat([self.scale.read(view, people) @ self.weight for people in parts])
+        return as_logits(fitted, self.base) / self.temperature

@@ -1,0 +1,201 @@
+"""From released features to an audit's result: attacks, what else is looked at, and the words for both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from efface.audit.attack import Settings
+from efface.audit.attackers import Attacker
+from efface.audit.attribute import audit_attribute, with_aum
+from efface.audit.pictures import Drawn, draw
+from efface.audit.plan import Plan, suite_problems
+from efface.audit.progress import Bars
+from efface.audit.result import AuditResult
+from efface.audit.sections import Inquiry, certificate, look_beyond
+from efface.audit.subject import Subject, fidelity
+from efface.audit.threat import Threat
+from efface.config import AuditConfig
+from efface.errors import AuditError, Problems
+
+if TYPE_CHECKING:
+    from efface.audit.audit import ModelSource
+
+OPTIMISTIC = "Attackers were picked on the split they are read on: their figures are optimistic."
+PROBED = "No model answers the task: its fidelity is that of a linear probe, fitted on the training people."
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """How an audit is made.
+
+    Attributes:
+        config: Settings.
+        plan: Who attacks, and what else is looked at.
+        seed: Of everything.
+        name: For the report.
+        shown: Where progress is shown.
+        device: Where attackers are trained.
+        started: When, by ``time.perf_counter``.
+    """
+
+    config: AuditConfig
+    plan: Plan
+    seed: int
+    name: str
+    shown: Bars = field(default_factory=lambda: Bars(None))
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    started: float = field(default_factory=time.perf_counter)
+
+    def announce(self, models: int, layers: int, people: int) -> None:
+        """Say who attacks, and about how long it takes, before it starts."""
+
+    def settings(self, target: str, attacks: int) -> Settings:
+        """Return what attackers need, with a progress bar for so many attacks."""
+        tick = self.shown.open("attackers", attacks * self.plan.seeds * self.config.epochs)
+        return Settings(self.config, self.plan.attackers, target, self.seed, self.device, tick, self.plan.seeds)
+
+
+def prepare(
+    config: AuditConfig,
+    attackers: Sequence[Attacker] | None,
+    seed: int,
+    name: str,
+    problems: Sequence[str] = (),
+) -> Job:
+    """Return a job; whatever can fail for its settings fails here, with the problems found before.
+
+    Raises:
+        AuditError: An attacker is unknown or named twice, or there is none; or there were problems.
+    """
+    plan = Plan.of(config, attackers)
+    found = Problems(AuditError)
+    for text in (*suite_problems(plan.attackers), *problems):
+        found.add(text)
+    found.raise_if_any()
+    return Job(config, plan, seed, name)
+
+
+def conclude(
+    job: Job,
+    subjects: Mapping[str, Subject],
+    data: Mapping[str, Any],
+    model: Mapping[str, Any],
+    threat: Threat,
+    source: ModelSource | None = None,
+) -> AuditResult:
+    """Attack what was released, look beyond, and put the result together.
+
+    Args:
+        job: How.
+        subjects: What is attacked, by layer; the first is what the verdict is about.
+        data: Section of audit.json.
+        model: Section of audit.json.
+        threat: What is assumed of the attacker.
+        source: Models and images, for layers and pictures; None: there are none.
+    """
+    clock = Clock(job.started)
+    clock.stop("features_s")
+    first = next(iter(subjects.values()))
+    attacks = len(subjects) * len(first.sets) * len(first.attributes) * len(job.plan.attackers)
+    settings = job.settings(first.task, attacks)
+    found = {layer: attack_all(subject, settings) for layer, subject in subjects.items()}
+    clock.stop("attacks_s")
+    inquiry = Inquiry(first, settings, job.shown, answers=source is not None)
+    beyond, seconds, remarks = look_beyond(inquiry, job.plan.beyond)
+    clock.skip(seconds)
+    layers = source.layer_map(inquiry, job.plan.layers) if source is not None and job.plan.layers else None
+    clock.stop("layers_s", layers is not None)
+    drawn = Drawn() if source is None else draw(first, source.data, settings, job.shown, read=job.plan.reads_drawings)
+    clock.stop("reconstruction_s")
+    at, *others = found
+    return AuditResult(
+        name=job.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=job.seed,
+        split=job.config.split,
+        confidence=job.config.confidence,
+        data=data,
+        model=model,
+        threat=threat.to_dict(),
+        fidelity=found[at]["fidelity"],
+        attributes=found[at]["attributes"],
+        reconstruction=drawn.quality,
+        phases=clock.phases(),
+        warnings=tuple(_warnings(job, source is None and first.target is not None, remarks)),
+        reconstructions=drawn.pictures,
+        suite=_suite(job, found),
+        selectivity=beyond.get("selectivity"),
+        fairness=beyond.get("fairness"),
+        training_people=beyond.get("training_people"),
+        intersections=beyond.get("intersections"),
+        recovery=drawn.recovery,
+        layers=layers,
+        other_layers={layer: _other(subjects[layer], found[layer]) for layer in others} or None,
+    )
+
+
+def attack_all(subject: Subject, settings: Settings) -> dict[str, Any]:
+    """Attack every attribute at one layer; return fidelity and the attributes' entries."""
+    task = fidelity(subject, settings.how)
+    entries = {}
+    for column in subject.attributes:
+        entry = audit_attribute(subject.model, subject.original, column, settings)
+        entry["certificate"] = certificate(subject, column, settings.config.confidence)
+        entries[column.name] = with_aum(entry, task["value"], task["original"])
+    return {"fidelity": task, "attributes": entries}
+
+
+class Clock:
+    """Seconds of one phase after the other."""
+
+    def __init__(self, started: float):
+        self.started = self.last = started
+        self.parts: dict[str, float] = {}
+
+    def stop(self, name: str, counts: bool = True) -> None:
+        """End a phase; one that does not count is not named."""
+        now = time.perf_counter()
+        if counts:
+            self.parts[name] = round(now - self.last, 3)
+        self.last = now
+
+    def skip(self, parts: Mapping[str, float]) -> None:
+        """End phases that were timed elsewhere."""
+        self.parts |= parts
+        self.last = time.perf_counter()
+
+    def phases(self) -> dict[str, float]:
+        """Return all phases, the whole first."""
+        return {"audit_s": round(self.last - self.started, 3), **self.parts}
+
+
+def _suite(job: Job, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Who attacked, how often, and how long each took, over all attributes, models and layers."""
+    seconds = dict.fromkeys((attacker.name for attacker in job.plan.attackers), 0.0)
+    for layer in found.values():
+        for entry in layer["attributes"].values():
+            for row in (*entry["attackers"], *(entry["original_attackers"] or ())):
+                seconds[row["name"]] = round(seconds.get(row["name"], 0.0) + row["seconds"], 3)
+    return {
+        "name": job.plan.suite,
+        "attackers": list(seconds),
+        "seeds": job.plan.seeds,
+        "epochs": job.config.epochs,
+        "beyond": list(job.plan.beyond),
+        "seconds": seconds,
+    }
+
+
+def _other(subject: Subject, found: Mapping[str, Any]) -> dict[str, Any]:
+    return {"feature_shape": list(subject.model.shape), "attributes": found["attributes"]}
+
+
+def _warnings(job: Job, probed: bool, remarks: Sequence[str]) -> list[str]:
+    found = [OPTIMISTIC] if job.config.split == "validation" else []
+    return [*found, *([PROBED] if probed else []), *remarks]

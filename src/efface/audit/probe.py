@@ -1,0 +1,258 @@
+"""A cheap, strong probe: linear and a perceptron on condensed features, picked on validation.
+
+For figures that are wanted of many columns or layers at once, where the whole suite would take hours. Condensed
+features are pooled, then rotated to their leading principal components, once for all columns.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from efface.audit.attackers import Budget, FeatureView, build_attacker
+from efface.audit.features import FeatureSet
+from efface.audit.figures import Figure
+from efface.audit.floors import joint_table
+from efface.audit.intervals import Resampling, accuracy_interval, mean_interval, paired_interval
+from efface.audit.metrics import pointwise_bits
+from efface.audit.store import CHUNK, StoredFeatures, stored_from_arrays
+from efface.data.schema import Column
+from efface.errors import AuditError
+
+COMPONENTS = 384
+"""Most numbers per person that a probe reads."""
+PEOPLE = 10_000
+"""Most training people of a probe, drawn by seed."""
+
+
+@dataclass(frozen=True)
+class Probing:
+    """How columns and layers are probed.
+
+    Attributes:
+        attackers: Names; validation picks one for each column and layer.
+        split: The people read.
+        epochs: Most epochs of an attacker.
+        people: Most training people.
+        how: Confidence and resamples of intervals.
+        seed: Of people, weights and order.
+        device: Where attackers are trained.
+        tick: Called with what is going on and how many steps it went on; ``steps`` in all for each reading.
+    """
+
+    attackers: tuple[str, ...] = ("linear", "mlp")
+    split: str = "test"
+    epochs: int = 8
+    people: int = PEOPLE
+    how: Resampling = field(default_factory=Resampling)
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    tick: Callable[[str, int], None] = lambda *_: None
+
+    @property
+    def steps(self) -> int:
+        """Steps of the progress bar for one reading."""
+        return len(self.attackers) * self.epochs
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the attacker that validation picked says of the people read; not for JSON: see ``figures``.
+
+    Attributes:
+        attacker: Its name.
+        validation_accuracy: What it was picked by.
+        labels: ``[n]`` the classes.
+        correct: ``[n]`` whom it guesses right.
+        bits: ``[n]`` log2 q(z|h) − log2 p(z) of each person.
+        rows: ``[n]`` the people's rows in the split.
+    """
+
+    attacker: str
+    validation_accuracy: float
+    labels: Int[np.ndarray, " n"]
+    correct: Bool[np.ndarray, " n"]
+    bits: Float[np.ndarray, " n"]
+    rows: Int[np.ndarray, " n"]
+
+    def accuracy(self, how: Resampling) -> Figure:
+        """Return the accuracy with its interval over people."""
+        return Figure(float(self.correct.mean()), accuracy_interval(self.correct, *tools(how)))
+
+    def information(self, how: Resampling) -> Figure:
+        """Return I(h;z) from below, in bits, with its interval over people."""
+        return Figure(float(self.bits.mean()), mean_interval(self.bits, *tools(how)))
+
+
+def read(features: FeatureSet, column: Column, probing: Probing, of: str = "the model") -> Reading:
+    """Train the probe's attackers on a column; read the one that validation picks.
+
+    Args:
+        features: Usually condensed.
+        column: Labels of this name are read.
+        probing: Who probes, and whom.
+        of: Whose features, for the progress bar.
+
+    Raises:
+        AuditError: A split has nobody whose label is known, or training people of one class only.
+    """
+    views = {name: view(features, column, name) for name in ("train", "validation", probing.split)}
+    return read_views(views["train"], views["validation"], views[probing.split], probing, f"{column.name} from {of}")
+
+
+def view(features: FeatureSet, column: Column, split: str) -> FeatureView:
+    """Return what an attacker sees of a split.
+
+    Raises:
+        AuditError: Nobody has a label.
+    """
+    found = FeatureView.of(features.features[split], features.labels[split][column.name], column.n_classes)
+    if not len(found):
+        raise AuditError(f"Nobody in the {split} split has a label of {column.name!r}: it can't be probed.")
+    return found
+
+
+def read_views(
+    train: FeatureView, validation: FeatureView, audited: FeatureView, probing: Probing, what: str
+) -> Reading:
+    """Train on some people, pick on others, read on yet others."""
+    if len(train.labels.unique()) < 2:
+        raise AuditError(f"Everybody who could be learned from is of one class: nothing can be probed ({what}).")
+    train, best = some(train, probing.people, probing.seed), None
+    for name in probing.attackers:
+        used, doing = 0, f"{name} probes {what}"
+
+        def tick(doing: str = doing) -> None:
+            nonlocal used
+            used += 1
+            probing.tick(doing, 1)
+
+        # The same seed before and after: two readings of a column differ in the features only.
+        seed = zlib.crc32(f"{probing.seed} {name}".encode())
+        fitted = build_attacker(name).fit(
+            train, validation, Budget(epochs=probing.epochs, seed=seed, device=probing.device, tick=tick)
+        )
+        probing.tick(doing, max(0, probing.epochs - used))
+        if best is None or fitted.validation_accuracy > best[1].validation_accuracy:
+            best = name, fitted
+    assert best is not None
+    logits = best[1].predict_logits(audited)
+    labels = audited.labels.numpy()
+    prior = joint_table(np.zeros_like(labels), labels, audited.classes)[-1]
+    return Reading(
+        attacker=best[0],
+        validation_accuracy=best[1].validation_accuracy,
+        labels=labels,
+        correct=(logits.argmax(1) == audited.labels).numpy(),
+        bits=pointwise_bits(logits, audited.labels, torch.from_numpy(prior[labels])),
+        rows=audited.rows,
+    )
+
+
+def some(people: FeatureView, most: int, seed: int) -> FeatureView:
+    """Return at most so many people, drawn by seed and kept in order."""
+    if len(people) <= most:
+        return people
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(people))[:most])
+    return FeatureView(people.source, people.rows[chosen], people.labels[torch.from_numpy(chosen)], people.classes)
+
+
+def with_labels(features: FeatureSet, name: str, labels: Mapping[str, Int[np.ndarray, " n"]]) -> FeatureSet:
+    """Return the features with one more column of labels, per split; a column of that name is replaced."""
+    return replace(
+        features, labels={split: {**columns, name: labels[split]} for split, columns in features.labels.items()}
+    )
+
+
+def condense(features: FeatureSet, components: int = COMPONENTS, seed: int = 0) -> FeatureSet:
+    """Return features pooled and rotated to their leading principal components, as vectors.
+
+    Pooled features of at most ``components`` numbers are kept as they are. Maps of up to four channels (images) are
+    not pooled but flattened. The components are those of the training people.
+
+    Source: Halko, Martinsson and Tropp (2011), for the randomised decomposition.
+
+    Args:
+        features: Maps, tokens or vectors.
+        components: Most numbers per person.
+        seed: Of the decomposition.
+
+    Example:
+        >>> from efface.audit.store import stored_from_arrays
+        >>> maps = np.random.default_rng(0).normal(size=(50, 8, 4, 4)).astype(np.float32)
+        >>> condense(FeatureSet(stored_from_arrays({"train": maps}), {"train": {}}, {}), 16).shape
+        (16,)
+    """
+    pooled = {split: _pooled(stored) for split, stored in features.features.items()}
+    width = next(iter(pooled.values())).shape[1]
+    if width > components:
+        mean, axes = _components(pooled["train"], components, seed)
+        pooled = {split: _chunked(values, lambda part: (part - mean) @ axes) for split, values in pooled.items()}
+    arrays = {split: values.float().numpy() for split, values in pooled.items()}
+    return replace(features, features=stored_from_arrays(arrays))
+
+
+def _pooled(stored: StoredFeatures) -> Float[Tensor, "n F"]:
+    if len(stored.shape) == 3 and stored.shape[0] <= 4:
+        starts = range(0, len(stored), CHUNK)
+        return torch.cat([stored.standardised(slice(s, s + CHUNK)).flatten(1).bfloat16() for s in starts])
+    return stored.pooled
+
+
+def _components(
+    values: Float[Tensor, "n F"], components: int, seed: int
+) -> tuple[Float[Tensor, " F"], Float[Tensor, "F K"]]:
+    """Mean and leading principal axes of at most 10,000 people."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(values))[:PEOPLE])
+    known = values[torch.from_numpy(rows)].float()
+    mean = known.mean(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # Axes beyond the people's number would hold nothing.
+        _, _, axes = torch.svd_lowrank(known - mean, min(components, len(known) - 1), niter=2)
+    return mean, axes
+
+
+def _chunked(
+    values: Float[Tensor, "n F"], function: Callable[[Float[Tensor, "B F"]], Float[Tensor, "B K"]]
+) -> Float[Tensor, "n K"]:
+    return torch.cat([function(part.float()) for part in values.split(CHUNK)])
+
+
+def difference(one: Bool[np.ndarray, " n"], other: Bool[np.ndarray, " n"], how: Resampling) -> Figure:
+    """Return how much more often one guesser is right than another, of the same people.
+
+    Example:
+        >>> right = np.arange(1000) % 2 == 0
+        >>> difference(right, right, Resampling()).to_dict()
+        {'value': 0.0, 'ci': [0.0, 0.0]}
+    """
+    columns = np.stack([one, other], 1).astype(float)
+    value = float(columns[:, 0].mean() - columns[:, 1].mean())
+    return Figure(value, paired_interval(columns, lambda means: means[:, 0] - means[:, 1], *tools(how)))
+
+
+def tools(how: Resampling) -> tuple[float, int, int]:
+    """Return confidence, resamples and seed, in the order in which functions of ``intervals`` take them."""
+    return how.confidence, how.resamples, how.seed
+
+
+def plain(record: Any) -> dict[str, Any]:
+    """Return the fields of a result as plain values for JSON.
+
+    Example:
+        >>> plain(Resampling(resamples=100))
+        {'confidence': 0.95, 'resamples': 100, 'seed': 0}
+    """
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {
+        name: value.to_dict() if isinstance(value, Figure) else list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }

@@ -1,0 +1,133 @@
+"""A forked process that trains one block: what it does besides its steps.
+
+It computes in a thread of its own: OpenMP's pool of threads belongs to the thread that forks, and does not survive the
+fork. It ends with its parent, however that ends.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efface.engine.parallel.worker import Sink, Source, run_block
+from efface.engine.schedules import Metrics
+from efface.engine.training import Training
+from efface.errors import EffaceError
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures of a step that is logged."""
+
+    done: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class State:
+    """State of the block after a step, as ``torch.save`` writes it."""
+
+    done: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error that ended the process."""
+
+    kind: type[Exception] | None
+    text: str
+    trace: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All steps are made."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """What ties a child to its parent.
+
+    Attributes:
+        messages: Takes ``Figures``, ``State``, ``Failure`` and ``Finished``.
+        lifeline: (read end, write end) of a pipe that nobody writes to; it closes when the parent ends.
+        board: Steps done, one number per block, in shared memory.
+        threads: Threads to compute with.
+    """
+
+    messages: Connection
+    lifeline: tuple[int, int]
+    board: Tensor
+    threads: int
+
+
+def main(training: Training, index: int, source: Callable[[], Source], sink: Sink | None, links: Links) -> None:
+    """Train block ``index`` in this process, and say what became of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.close(links.lifeline[1])
+    threading.Thread(target=_end_with_parent, args=(links.lifeline[0],), daemon=True).start()
+    work = threading.Thread(target=_work, args=(training, index, source, sink, links))
+    work.start()
+    work.join()
+
+
+def _end_with_parent(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os._exit(1)
+
+
+def _work(training: Training, index: int, source: Callable[[], Source], sink: Sink | None, links: Links) -> None:
+    try:
+        torch.set_num_threads(links.threads)
+        run_block(training, index, source(), sink, _Reporter(training, index, links))
+        links.messages.send(Finished())
+    except Exception as error:
+        links.messages.send(_failure(error))
+
+
+class _Reporter:
+    """Tells the parent what is due after a step."""
+
+    def __init__(self, training: Training, index: int, links: Links):
+        self.training, self.index, self.links = training, index, links
+
+    def __call__(self, done: int, metrics: Metrics) -> None:
+        plan = self.training.ledger.plan
+        self.links.board[self.index] = done
+        if plan.logs(done):
+            self.links.messages.send(Figures(done, {name: float(value) for name, value in metrics.items()}))
+        if needs_state(self.training, done):
+            content = io.BytesIO()
+            torch.save(self.training.stages[self.index].state(), content)
+            self.links.messages.send(State(done, content.getvalue()))
+
+
+def needs_state(training: Training, done: int) -> bool:
+    """Whether the parent needs the blocks' states after ``done`` steps: to save, to evaluate, or to end with."""
+    plan = training.ledger.plan
+    if done == plan.steps or (training.evaluate is not None and plan.ends_epoch(done)):
+        return True
+    return training.ledger.keeps_states and plan.saves(done)
+
+
+def _failure(error: Exception) -> Failure:
+    kind: Any = type(error)
+    try:
+        pickle.loads(pickle.dumps(kind))
+    except Exception:  # a class that was made inside a function, say
+        kind = None
+    text = str(error) if isinstance(error, EffaceError) else f"{type(error).__name__}: {error}"
+    return Failure(kind, text, traceback.format_exc())

@@ -1,0 +1,48 @@
+"""Certified release: a finite code at the cut, trained with the conditional objective and a table of its own codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import nn
+
+from efface.config import MethodConfig
+from efface.data.dataset import AttributeDataset
+from efface.heads.quantiser import Quantiser, check_levels
+from efface.methods.layers import insert, ordered
+from efface.methods.penalised import Crew, PenalisedMethod, Site, trained_kinds
+from efface.objectives import DetachmentObjective, RemovalHeads
+from efface.objectives.codes import CodeHeads
+
+
+class Quantised(PenalisedMethod):
+    """One integer per image is released; what it can tell at most can be counted."""
+
+    name: ClassVar[str] = "quantised"
+    summary: ClassVar[str] = (
+        "a finite code at the cut (straight-through), so that a certificate for every attacker applies"
+    )
+
+    def settings(self, config: MethodConfig) -> MethodConfig:
+        """Turn off the closed-form head: few different features make its moments singular, and the table knows more."""
+        return config.model_copy(update={"heads": trained_kinds(config)})
+
+    def check(self, config: MethodConfig, data: AttributeDataset) -> None:
+        """Raise ConfigError for unknown heads and attributes, and for codes without levels."""
+        super().check(config, data)
+        check_levels(config.code.levels)
+
+    def mount(self, model: nn.Module, at: Sequence[str], data: AttributeDataset, config: MethodConfig) -> None:
+        """Put the quantiser at the first cut: what comes after is a function of its code."""
+        code = config.code
+        insert(model, ordered(model, at)[0], data, lambda shape: Quantiser(shape, levels=code.levels, width=code.width))
+
+    def place(self, site: Site) -> Crew:
+        """Return the detachment loss with heads, and with the table where the code is."""
+        if isinstance(site.layer, Quantiser):
+            heads: RemovalHeads = CodeHeads(site.layer, site.shape, site.priors, site.config)
+        else:
+            heads = RemovalHeads(site.shape, site.priors, site.config)
+        objective = DetachmentObjective(site.shape, site.data.image_shape, site.data.schema, heads, site.config)
+        return Crew(objective, heads, heads)

@@ -1,0 +1,165 @@
+"""Where to cut: what is measured agrees with what can be counted, and proposals are the best of all there are."""
+
+import copy
+from itertools import combinations, pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from efface.errors import ConfigError, CutError
+from efface.models import build, measure
+from efface.models.measure import CutCosts, LayerCost, auto_goal, measure_cuts
+
+
+class Takes(nn.Module):
+    """Passes its input on after a while, and its gradient after another, on a clock that nothing else moves."""
+
+    def __init__(self, clock, forward_s, backward_s):
+        super().__init__()
+        self.clock, self.seconds = clock, (forward_s, backward_s)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        self.clock.append(self.clock[-1] + self.seconds[0])
+        y = x * self.scale
+        z = y * 1
+        if y.requires_grad:
+            y.register_hook(lambda gradient: self.clock.append(self.clock[-1] + self.seconds[1]))
+        return z
+
+
+class Clock(list):
+    """The same clock in every copy of a model."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_times_are_those_of_each_layer_forward_and_backward(monkeypatch):
+    clock = Clock([0.0])
+    monkeypatch.setattr(measure, "_now", lambda images: clock[-1])
+    model = nn.Sequential(Takes(clock, 3.0, 1.0), Takes(clock, 1.0, 5.0), Takes(clock, 2.0, 2.0))
+    costs = measure_cuts(model, torch.randn(2, 3), repeats=2)
+    assert [layer.name for layer in costs.layers] == ["0", "1"]
+    assert [layer.forward_s for layer in costs.layers] == pytest.approx([3, 4])
+    assert [layer.backward_s for layer in costs.layers] == pytest.approx([1, 6])
+    assert (costs.whole.forward_s, costs.whole.backward_s) == pytest.approx((6, 8))
+    assert costs.propose("speed").at == ("0",)  # 4 against 10; cut after 1 it is 10 against 4: as good, and later
+    assert costs.propose("speed", auxiliary={"0": 7.0}).at == ("1",)
+
+
+def test_kept_bytes_are_those_that_autograd_keeps():
+    """Sigmoid keeps its output; a linear layer its input. The images are nobody's activation."""
+    model = nn.Sequential(nn.Linear(10, 20), nn.Sigmoid(), nn.Linear(20, 30), nn.Sigmoid(), nn.Linear(30, 5))
+    costs = measure_cuts(model, torch.randn(8, 10), repeats=1)
+    kept = {layer.name: layer.kept_bytes for layer in costs.layers}
+    assert kept == {"0": 0, "1": 8 * 20 * 4, "2": 8 * 20 * 4, "3": 8 * 50 * 4}
+    assert costs.whole.kept_bytes == 8 * 50 * 4
+    assert [layer.feature_bytes for layer in costs.layers] == [8 * n * 4 for n in (20, 20, 30, 30)]
+
+
+def test_bfloat16_halves_what_is_kept():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid(), nn.Conv2d(8, 4, 3))
+    images = torch.randn(4, 3, 12, 12)
+    whole = measure_cuts(model, images, repeats=1).layers[1]
+    half = measure_cuts(model, images, repeats=1, bfloat16=True).layers[1]
+    assert half.feature_bytes * 2 == whole.feature_bytes
+    assert half.kept_bytes < whole.kept_bytes
+
+
+def test_measuring_leaves_no_trace():
+    model = build("resnet18", 2, 32, width=8).eval()
+    images = torch.randn(4, 3, 32, 32)
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    costs = measure_cuts(model, images, repeats=1)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert not model.training
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    times = [layer.seconds for layer in costs.layers]
+    kept = [layer.kept_bytes for layer in costs.layers]
+    assert kept == sorted(kept)
+    assert 0 < times[0] < times[-1] < costs.whole.seconds
+
+
+STEP = st.tuples(st.floats(0.001, 1), st.floats(0.001, 1), st.integers(1, 1000), st.integers(0, 500))
+
+
+def costs_of(steps):
+    """Costs of layers, each of which adds so many seconds and bytes, and whose features are so large."""
+    layers, total = [], (0.0, 0.0, 0)
+    for number, (forward, backward, kept, features) in enumerate(steps):
+        total = total[0] + forward, total[1] + backward, total[2] + kept
+        layers.append(LayerCost(str(number), (1,), *total, feature_bytes=features))
+    return CutCosts(tuple(layers[:-1]), layers[-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(STEP, min_size=3, max_size=7), st.integers(2, 3))
+def test_a_proposal_is_the_best_of_all_cuts(steps, blocks):
+    """Oracle: every cut, its blocks summed up by hand."""
+    costs = costs_of(steps)
+    slowest, largest = {}, {}
+    for cuts in combinations(costs.layers, blocks - 1):
+        ends = [None, *cuts, costs.whole]
+        seconds, kept = [], []
+        for before, after in pairwise(ends):
+            seconds.append(after.seconds - (before.seconds if before else 0))
+            kept.append(after.kept_bytes - (before.kept_bytes - before.feature_bytes if before else 0))
+        names = tuple(cut.name for cut in cuts)
+        slowest[names], largest[names] = max(seconds), max(kept)
+    speed, memory, both = (costs.propose(goal, blocks) for goal in ("speed", "memory", "balance"))
+    assert speed.slowest_s == pytest.approx(min(slowest.values()))
+    assert memory.peak_bytes == min(largest.values())
+    score = {at: slowest[at] / min(slowest.values()) + largest[at] / min(largest.values()) for at in slowest}
+    assert score[both.at] == pytest.approx(min(score.values()))
+    assert 1 <= speed.speedup <= blocks + 1e-9
+    assert memory.saving == pytest.approx(1 - memory.peak_bytes / costs.whole.kept_bytes)
+
+
+def test_errors_name_the_goals_and_the_layers():
+    costs = CutCosts((LayerCost("a", (1,), 1.0, 1.0, 5, 1),), LayerCost("", (), 2.0, 2.0, 9, 0))
+    with pytest.raises(ConfigError, match=r"auto:memory or auto:balance, but got 'auto:size'"):
+        costs.propose("size")
+    with pytest.raises(CutError, match="has 1 layers to cut at; 3 blocks need 2"):
+        costs.propose("speed", blocks=3)
+    with pytest.raises(ConfigError, match=r"Unknown goal 'memmory' in `model.at`. Did you mean 'memory'"):
+        auto_goal("auto:memmory")
+    with pytest.raises(CutError, match="no layer at which it can be cut"):
+        measure_cuts(nn.Linear(3, 2), torch.randn(2, 3))
+
+
+def test_a_head_is_timed_down_to_its_features_and_left_alone(monkeypatch):
+    clock = Clock([0.0])
+    monkeypatch.setattr(measure, "_now", lambda images: clock[-1])
+    head = nn.Sequential(Takes(clock, 3.0, 1.0), nn.BatchNorm1d(4))
+    before = copy.deepcopy(head.state_dict())
+    assert measure.measure_module(head, torch.randn(6, 4)) == pytest.approx(4.0)
+    assert all(torch.equal(before[name], value) for name, value in head.state_dict().items())
+
+
+def test_named_layers_are_taken_as_they_are_and_auto_is_measured(net):
+    images = torch.randn(4, 3, 32, 32)
+    assert measure.choose_cut(net, "low", images) == ("low",)
+    assert measure.choose_cut(net, ["low", "middle"], images) == ("low", "middle")
+    (chosen,) = measure.choose_cut(net, "auto:memory", images)
+    costs = measure_cuts(net, images, repeats=1)
+    assert chosen == costs.propose("memory").at[0]
+
+
+def test_the_command_line_shows_layers_and_proposals():
+    from typer.testing import CliRunner
+
+    from efface.cli import ls
+    from efface.cli.app import app
+
+    assert ls is not None
+    arguments = ["ls", "layers", "torchvision/resnet18", "--size", "32", "--measure", "--batch", "2", "--blocks", "3"]
+    shown = CliRunner(env={"COLUMNS": "140"}).invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    for text in ("layer2.0", "auto:speed", "auto:memory", "auto:balance", "less at a time", "A whole step of 2 images"):
+        assert text in shown.output

@@ -1,0 +1,196 @@
+"""Every method, one contract: the original's keys, determinism by seed, resume to the bit, several attributes, gaps.
+
+All of it on data with two attributes, a quarter of whose labels are missing. A method may add a layer at the cut: its
+keys are named ``LAYER.release.…``, and ``restore`` puts it back from the state alone.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import Net
+from efface.config import CodeConfig, EngineConfig, EraserConfig, MethodConfig
+from efface.data.batches import Batches
+from efface.data.toyfaces import load_toyfaces
+from efface.engine import Job
+from efface.errors import ConfigError
+from efface.methods import METHODS, UnlearnedModel, find_method, restore, unlearn
+from efface.models import split
+
+CUT = "middle"
+FAST = EngineConfig(epochs=2, batch_size=64, precision="32-true", threads=1, device="cpu", log_every=1)
+SMALL = MethodConfig(
+    head_width=8,
+    decoder_width=8,
+    inner_steps=1,
+    heads=("conv", "pooled"),
+    restart_every=1,
+    attribute_weights={"hat": 0.5},
+    eraser=EraserConfig(dimensions=48, rounds=2, settle_epochs=2),
+    code=CodeConfig(levels=(2, 3), width=8),
+)
+ADDS_A_LAYER = {"leace", "detachment_leace", "inlp", "random_projection", "task_bottleneck", "quantised"}
+NAMES = METHODS.names()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may catch it."""
+
+
+@dataclass
+class Run:
+    """A finished run and what it left."""
+
+    model: torch.nn.Module
+    result: UnlearnedModel
+    folder: Path
+
+    @property
+    def state(self):
+        return self.model.state_dict()
+
+
+@cache
+def partly_labelled():
+    """300 drawn faces; of every fourth, one of the two attributes is unknown."""
+    faces = load_toyfaces(n=300, size=32, seed=0, attributes=("glasses", "hat"))
+    labels, number = dict(faces.labels), np.arange(300)
+    for turn, name in enumerate(("glasses", "hat")):
+        labels[name] = np.where(number % 4 == turn, -1, labels[name])
+    return replace(faces, labels=labels)
+
+
+def train(name, seed, folder, resume=False):
+    torch.manual_seed(0)
+    model = Net(dropout=0.2)
+    job = Job(folder=folder, fingerprint="x", seed=seed, progress=False, resume=resume)
+    method = find_method(name)
+    config = SMALL.model_copy(update={"name": name})
+    result = method.fit(model, partly_labelled(), [CUT], config, FAST, job)
+    return Run(model, result, folder)
+
+
+@cache
+def trained(name, seed=1):
+    return train(name, seed, Path(mkdtemp(prefix="efface-contract-")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_is_the_original_s_with_at_most_a_layer_at_the_cut(name):
+    run, fresh = trained(name), Net()
+    added = [key for key in run.state if key not in fresh.state_dict()]
+    assert [key for key in run.state if key not in added] == list(fresh.state_dict())
+    assert all(key.startswith(f"{CUT}.release.") for key in added)
+    assert bool(added) == (name in ADDS_A_LAYER)
+    assert run.result.model is run.model
+    assert run.result.method == name
+    assert run.result.at == (CUT,)
+    assert any(not torch.equal(value, run.state[key]) for key, value in fresh.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in run.model.modules())
+    assert all(parameter.requires_grad for parameter in run.model.parameters())
+    assert all(torch.isfinite(value).all() for value in run.state.values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_weights_load_back(name):
+    # The layout of memory decides the order of sums; training leaves it channels last.
+    run, fresh = trained(name), Net().to(memory_format=torch.channels_last)
+    images = next(Batches(partly_labelled(), "test", 32).sequential()).images
+    assert restore(fresh, run.state) is fresh
+    fresh.eval()
+    run.model.eval()
+    with torch.no_grad():
+        assert torch.equal(fresh(images), run.model(images))
+        assert torch.equal(split(fresh, CUT)(images), run.model(images))
+    again = copy.deepcopy(run.model)
+    assert list(again.state_dict()) == list(run.state)
+    restore(again, run.state)  # a layer that is there already is kept
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_released_is_the_layers_output(name):
+    """The features at the cut are those of the layer that was added: an attacker there sees no others."""
+    run = trained(name)
+    images = next(Batches(partly_labelled(), "test", 32).sequential()).images
+    run.model.eval()
+    seen = []
+    hook = run.model.get_submodule(CUT).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.no_grad():
+        run.model(images)
+        hook.remove()
+        assert torch.equal(split(run.model, CUT, images).features(images), seen[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_killed_run_goes_on_to_the_same_weights(name, tmp_path, monkeypatch):
+    """The same seed gives the same weights, also through a kill in its last epoch."""
+    whole = trained(name)
+    epochs = whole.result.history.steps // 3  # three batches each
+    assert whole.result.history.steps == 3 * epochs > 0
+    begun, epoch = [], Batches.epoch
+
+    def dying(self, number, start=0):
+        begun.append(number)
+        if len(begun) == epochs:
+            raise Killed
+        yield from epoch(self, number, start)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Batches, "epoch", dying)
+        with pytest.raises(Killed):
+            train(name, 1, tmp_path)
+    resumed = train(name, 1, tmp_path, resume=True)
+    for key, value in whole.state.items():
+        assert torch.equal(value, resumed.state[key]), key
+    assert (tmp_path / "metrics.jsonl").read_text() == (whole.folder / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_seed_gives_other_weights(name, tmp_path):
+    one, other = trained(name).state, train(name, 2, tmp_path).state
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_log_tells_of_fidelity_and_of_every_attribute_that_is_guessed(name):
+    figures = trained(name).result.history.lines[-1]["metrics"]
+    assert 0 <= figures["fidelity"] <= 1
+    guessed = {"adversarial", "maxent", "learning_not_to_learn", "vclub", "detachment", "quantised"}
+    assert {key.split("/")[1] for key in figures if key.startswith("removal_accuracy/")} == (
+        {"glasses", "hat"} if name in guessed else set()
+    )
+
+
+@pytest.mark.parametrize("name", sorted({"vclub", "leace", "quantised", "task_bottleneck", "learning_not_to_learn"}))
+@pytest.mark.parametrize("schedule", ["local", "end_to_end"])
+def test_several_cuts_and_schedules(name, schedule):
+    torch.manual_seed(0)
+    model = Net()
+    engine = FAST.model_copy(update={"epochs": 1, "schedule": schedule})
+    method = SMALL.model_copy(update={"name": name, "variant": "paper"})
+    result = unlearn(model, partly_labelled(), ["middle", "low"], method=method, engine=engine, progress=False)
+    assert result.at == ("low", "middle")
+    # A code after the first cut decides all that comes later; a linear eraser does not.
+    places = {key.split(".release.")[0] for key in model.state_dict() if ".release." in key}
+    wanted = {"leace": {"low", "middle"}, "quantised": {"low"}, "task_bottleneck": {"low"}}
+    assert places == wanted.get(name, set())
+
+
+@pytest.mark.parametrize("name", sorted(ADDS_A_LAYER))
+def test_a_second_layer_is_refused(name):
+    model = copy.deepcopy(trained(name).model)
+    with pytest.raises(ConfigError, match="`middle` has a layer of an earlier unlearning"):
+        unlearn(model, partly_labelled(), CUT, method=SMALL.model_copy(update={"name": name}), engine=FAST)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_suggested_settings_are_settings(name):
+    method = find_method(name)
+    MethodConfig.model_validate({"name": name, **method.suggested})
+    assert method.summary
