@@ -19,6 +19,7 @@ from efface.audit.attackers.training import one_cycle
 from efface.audit.features import FeatureSet
 from efface.audit.metrics import psnr, ssim
 from efface.data.dataset import AttributeDataset
+from efface.engine.devices import has_fast_bfloat16
 from efface.heads.decoder import ImageDecoder
 
 LEARNING_RATE = 3e-3
@@ -136,7 +137,7 @@ def _train(
                 group["lr"] = LEARNING_RATE * one_cycle(step / (epochs * steps))
             places = people.sort().values.numpy()
             images = _images(dataset, rows[places]).to(device)
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, has_fast_bfloat16()):
                 logits = decoder(source.standardised(places).to(device)).float()
             loss = F.binary_cross_entropy_with_logits(logits, images) + F.l1_loss(logits.sigmoid(), images)
             optimizer.zero_grad()
@@ -157,7 +158,7 @@ def _read(
     rows, source = dataset.rows(split), features.features[split]
 
     def draw(places: Int[np.ndarray, " B"]) -> Float[Tensor, "B C H W"]:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, has_fast_bfloat16()):
             return decoder(source.standardised(places).to(device)).float().sigmoid().cpu()
 
     signal, structure = [], []

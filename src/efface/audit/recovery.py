@@ -25,6 +25,7 @@ from efface.audit.probe import difference, tools
 from efface.data.batches import MEAN, STD, augmented, batch_indices
 from efface.data.dataset import AttributeDataset
 from efface.data.schema import MISSING, Column
+from efface.engine.devices import has_fast_bfloat16
 from efface.errors import AuditError, Problems, expected
 from efface.models.zoo import build
 from efface.shapes import Images, Logits
@@ -271,7 +272,7 @@ def _step(
     labels: Mapping[str, Tensor],
     columns: Sequence[Column],
 ) -> None:
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with torch.autocast(images.device.type, torch.bfloat16, has_fast_bfloat16()):
         logits = answers(network, normalise(images).contiguous(memory_format=torch.channels_last), columns)
     losses = [
         F.cross_entropy(values, labels[name], ignore_index=MISSING)

@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from efface.audit.attackers.base import Attacker, Budget, FeatureView, FittedAttacker, fit_temperature
 from efface.audit.attackers.cost import network_seconds
+from efface.engine.devices import has_fast_bfloat16
 from efface.shapes import Features, Labels, Logits
 
 STEPS = 32
@@ -46,7 +47,7 @@ class NetworkAttacker(Attacker):
         weight_decay: Of AdamW.
         mixup: Parameter of the Beta distribution of mixing weights; 0: no mixing. Source: Zhang et al. (2018).
         noise: Spread of Gaussian noise added to standardised inputs.
-        mixed_precision: Whether to compute in bf16.
+        mixed_precision: Whether to compute in bf16, where the hardware does; emulated, it takes ten times as long.
         scaling: ``standardised`` per channel, or ``raw``: one shift and scale for all channels.
     """
 
@@ -117,7 +118,7 @@ class NetworkAttacker(Attacker):
     def _settle(self, network: nn.Module, train: FeatureView, size: int, device: torch.device) -> None:
         """Compute the statistics of batch normalisation anew; clean inputs, for these are what is attacked."""
         batches = itertools.islice(shuffled(len(train), size), SETTLE)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision and has_fast_bfloat16()):
             update_bn((self.inputs(train, people) for people in batches), network, device)
 
     def _step(
@@ -148,7 +149,7 @@ class NetworkAttacker(Attacker):
             share = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
             order = torch.randperm(len(inputs))
             inputs, others = torch.lerp(inputs[order], inputs, share), labels[order]
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision and has_fast_bfloat16()):
             logits = network(inputs).float()
         return share * F.cross_entropy(logits, labels) + (1 - share) * F.cross_entropy(logits, others)
 
@@ -158,7 +159,7 @@ class NetworkAttacker(Attacker):
         network.eval()
         parts = []
         for people in torch.arange(len(view)).split(READ):
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision and has_fast_bfloat16()):
                 parts.append(network(self.inputs(view, people).to(device)).float().cpu())
         return torch.cat(parts)
 
