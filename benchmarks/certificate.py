@@ -2,8 +2,9 @@
 
 python benchmarks/certificate.py --draws 4000 --seed 0 --out benchmarks/results/certificate
 
-Each draw makes a joint distribution p(c, z) and n people from it, and asks whether
-A* = Σ_c max_z p(c,z) is at most the bound. For one code and two classes, where the bound has the least to spare, coverage is computed exactly, over a grid of p.
+Each draw makes a joint distribution p(c, z) and n people from it, and asks whether A* = Σ_c max_z p(c,z) is at most the
+bound. For one code and two classes, where the bound has the least to spare, coverage is computed exactly, over a grid
+of p.
 """
 
 from __future__ import annotations
@@ -173,8 +174,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['cpu_seconds']:.0f} s of CPU, numpy {result['versions']['numpy']}: `{result['command']}`",
         "",
         "Share of draws in which A* = Σ_c max_z p(c,z) is at most the bound (99 % interval), and how far the bound is",
-        "above A* on average, as a fraction. *mcdiarmid* is `Certificate.bound`, *binomial* is `Certificate.tighter`. The",
-        "families are described in `benchmarks/certificate.py`.",
+        "above A* on average, as a fraction. *mcdiarmid* is `Certificate.bound`, *binomial* is `Certificate.tighter`.",
+        "The families are described in `benchmarks/certificate.py`.",
     ]
     for level, table in result["confidence"].items():
         lines += [
