@@ -1,0 +1,176 @@
+"""What a sweep leaves behind: a page with its trade-offs, and the best of them as presets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from matplotlib.figure import Figure
+
+from efface.experiments.paper import maps
+from efface.experiments.paper.page import Page, Picture
+from efface.experiments.presets import find_config
+from efface.report.svg import blank
+from efface.report.theme import LIGHT
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+    from efface.experiments.sweep_plan import Sweep
+
+MOST = 8
+"""Presets that are exported."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """A trial that ended.
+
+    Attributes:
+        number: Of the trial.
+        values: Of what was searched.
+        pruned: Whether it was cut short; its figures are then of the short training.
+        fidelity: On validation.
+        excess: Excess leakage of the leakiest attribute, on validation.
+        aum: Score: harmonic mean of fidelity and 1 − excess.
+    """
+
+    number: int
+    values: dict[str, float]
+    pruned: bool
+    fidelity: float
+    excess: float | None
+    aum: float
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """The first three values, for drawings that name them."""
+        first, second, third = [*self.values.values(), 0.0, 0.0, 0.0][:3]
+        return first, second, third
+
+
+def ended(study: Study) -> list[Try]:
+    """Return the trials that ended with figures, in order."""
+    from optuna.trial import TrialState
+
+    found = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        notes: dict[str, Any] = trial.user_attrs
+        if "score" in notes:
+            pruned = trial.state == TrialState.PRUNED
+            found.append(
+                Try(trial.number, dict(trial.params), pruned, notes["fidelity"], notes["excess"], notes["score"])
+            )
+    return found
+
+
+def front(tries: Sequence[Try]) -> list[Try]:
+    """Return the finished trials that no other beats in both fidelity and excess leakage, the least leaky first."""
+    found: list[Try] = []
+    for one in sorted((t for t in tries if not t.pruned), key=lambda t: (t.excess or 0.0, -t.fidelity)):
+        if not found or one.fidelity > found[-1].fidelity:
+            found.append(one)
+    return found
+
+
+def write(plan: Sweep, study: Study) -> list[Path]:
+    """Write the page, its figures, and a preset per trade-off on the front."""
+    tries = ended(study)
+    best = front(tries)
+    presets = export(plan, best)
+    names = [one.name for one in plan.ranges]
+    rows = [
+        (str(t.number), *(f"{t.values[name]:.4g}" for name in names), f"{t.fidelity:.3f}", f"{t.excess or 0.0:.3f}",
+         f"{t.aum:.3f}", "cut short" if t.pruned else "front" if t in best else "")
+        for t in sorted(tries, key=lambda t: -t.aum)
+    ]  # fmt: skip
+    finished = [t for t in tries if not t.pruned]
+    pictures = (
+        Picture(
+            "sweep-front",
+            "Fidelity against excess leakage",
+            "Finished trials as dots; those that no other beats in both are joined.",
+            lambda: maps.front_figure(finished, best),
+        ),
+        Picture(
+            "sweep-history",
+            "Score by trial",
+            "Finished trials as dots, those cut short as crosses, the best so far as a line.",
+            lambda: history(tries),
+        ),
+        Picture(
+            "sweep-values",
+            "Score by value",
+            "A panel per setting that was searched; finished trials only.",
+            lambda: slices(finished, names),
+        ),
+    )
+    notes = (
+        "Figures are those of the validation split, by which the weights were chosen: they are optimistic. Run an "
+        "exported preset to have those of test.",
+        "Excess leakage is that of the leakiest attribute; the score is the harmonic mean of fidelity and 1 − excess.",
+        f"{len(finished)} trials finished; {len(tries) - len(finished)} were cut short after a quarter of the epochs, "
+        "and their figures are of that short training.",
+        f"Presets of the front: {', '.join(f'front/{path.name}' for path in presets) or 'none yet'}.",
+    )
+    head = ("trial", *names, "fidelity", "excess leakage", "score", "")
+    lede = f"Preset {Path(plan.preset).name}; {len(tries)} trials."
+    page = Page("sweep", "Sweep of weights", lede, head, tuple(rows), notes, pictures)
+    return [*page.write(plan.folder), *presets]
+
+
+def export(plan: Sweep, best: Sequence[Try]) -> list[Path]:
+    """Write at most so many presets, spread over the front; those of an earlier call are replaced."""
+    folder = plan.folder / "front"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.yaml"):
+        old.unlink()
+    step = (len(best) - 1) / (MOST - 1) if len(best) > MOST else 1.0
+    chosen = list(dict.fromkeys(best[round(step * i)] for i in range(min(MOST, len(best)))))
+    paths = []
+    for place, one in enumerate(chosen, 1):
+        base = find_config(plan.preset, [*plan.overrides, *(f"{name}={value!r}" for name, value in one.values.items())])
+        about = f"fidelity {one.fidelity:.3f}, excess leakage {one.excess or 0.0:.3f} on validation; trial {one.number}"
+        values = {**base.model_dump(mode="json"), "name": f"{base.name}-front-{place}", "description": about}
+        path = folder / f"{values['name']}.yaml"
+        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def history(tries: Sequence[Try]) -> Figure:
+    """Draw the score of each trial in order."""
+    made = blank(560, 300)
+    axes = made.add_axes((0.11, 0.18, 0.86, 0.74))
+    for pruned, mark, colour in ((False, "o", LIGHT["accent"]), (True, "x", LIGHT["before"])):
+        some = [t for t in tries if t.pruned is pruned]
+        axes.plot([t.number for t in some], [t.aum for t in some], mark, color=colour,
+                  label="cut short" if pruned else "finished")  # fmt: skip
+    best, so_far = [], 0.0
+    for one in tries:
+        so_far = so_far if one.pruned else max(so_far, one.aum)
+        best.append(so_far)
+    axes.plot([t.number for t in tries], best, color=LIGHT["floor"], drawstyle="steps-post", label="best so far")
+    axes.set_xlabel("trial")
+    axes.set_ylabel("score")
+    axes.grid()
+    axes.legend(fontsize=10, loc="lower right")
+    return made
+
+
+def slices(tries: Sequence[Try], names: Sequence[str]) -> Figure:
+    """Draw the score over each value that was searched."""
+    made = blank(max(300, 260 * len(names)), 260)
+    for place, name in enumerate(names):
+        left = 0.07 + 0.93 * place / len(names)
+        axes = made.add_axes((left, 0.22, 0.93 / len(names) - 0.05, 0.7))
+        axes.plot([t.values[name] for t in tries], [t.aum for t in tries], "o", color=LIGHT["accent"], alpha=0.8)
+        axes.set_xscale("log")
+        axes.set_xlabel(name.removeprefix("method."))
+        axes.grid()
+        if not place:
+            axes.set_ylabel("score")
+    return made
