@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from efface.audit.attackers.base import Attacker, Budget, FeatureView, FittedAttacker, fit_temperature
+from efface.engine.devices import has_fast_bfloat16
 from efface.shapes import Features, Labels, Logits
 
 WIDEST = 8192
@@ -118,7 +119,8 @@ class Problem:
     ) -> Problem:
         """Read features of some people into memory, chunk by chunk."""
         width = flat_width(view.shape)
-        dtype = torch.float32 if len(people) * width <= EXACT else torch.bfloat16
+        fits = len(people) * width <= EXACT or not has_fast_bfloat16()
+        dtype = torch.float32 if fits else torch.bfloat16
         inputs = torch.empty(len(people), width, dtype=dtype, device=device)
         for start in range(0, len(people), CHUNK):
             inputs[start : start + CHUNK] = read(view, people[start : start + CHUNK], scaling)
