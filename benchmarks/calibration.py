@@ -43,9 +43,10 @@ class Scale:
     attackers: tuple[str, ...] = tuple(ATTACKERS)
 
 
+MAPS_ONLY = dict.fromkeys(("resnet18", "resnet18-mixed"), "left out on vectors, which are maps of one pixel to it")
 SCALES = {
     "smoke": Scale((600, 300, 600), 3, ("mlp", "linear", "least-squares", "knn", "trees", "ensemble")),
-    "full": Scale((4000, 1000, 4000), 12),
+    "full": Scale((4000, 1000, 4000), 10),
 }
 
 
@@ -91,8 +92,9 @@ def attack(problem: KnownProblem, scale: Scale, seed: int) -> dict[str, Any]:
     skipped = {}
     for name in scale.attackers:
         attacker = build_attacker(name)
-        if name == "ensemble" or (reason := attacker.applies(views["train"].shape)):
-            skipped |= {} if name == "ensemble" else {name: reason}
+        reason = attacker.applies(problem.shape) or (MAPS_ONLY.get(name) if len(problem.shape) == 1 else None)
+        if name == "ensemble" or reason:
+            skipped |= {name: reason} if reason else {}
             continue
         start = time.process_time()
         budget = Budget(scale.epochs, seed=attack_seed(seed, problem.name, name))
@@ -126,12 +128,24 @@ def attack(problem: KnownProblem, scale: Scale, seed: int) -> dict[str, Any]:
     }
 
 
-def run(scale: str, seed: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the table after each problem: what is done stays done."""
-    start, problems = time.process_time(), {}
+def run(scale: str, seed: int, names: Sequence[str], done: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the table after each problem; those that are done already are taken over."""
+    problems = dict(done)
     for name in names:
-        problems[name] = attack(build_problem(name), SCALES[scale], seed)
-        yield {**about(scale, seed), "cpu_seconds": round(time.process_time() - start, 1), "problems": problems}
+        if name not in problems:
+            start = time.process_time()
+            found = attack(build_problem(name), SCALES[scale], seed)
+            problems[name] = {**found, "cpu_seconds": round(time.process_time() - start, 1)}
+        ordered = {one: problems[one] for one in PROBLEMS if one in problems}
+        total = round(sum(one["cpu_seconds"] for one in ordered.values()), 1)
+        yield {**about(scale, seed), "cpu_seconds": total, "problems": ordered}
+
+
+def finished(path: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return problems that an interrupted run of the same origin, on the same day, has finished."""
+    before = json.loads(path.read_text()) if path.exists() else {}
+    same = all(before.get(key) == value for key, value in origin.items())
+    return before["problems"] if same else {}
 
 
 def about(scale: str, seed: int) -> dict[str, Any]:
@@ -242,7 +256,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/calibration"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for result in run(arguments.scale, arguments.seed, arguments.problems):
+    done = finished(arguments.out / "calibration.json", about(arguments.scale, arguments.seed))
+    for result in run(arguments.scale, arguments.seed, arguments.problems, done):
         (arguments.out / "calibration.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
         (arguments.out / "README.md").write_text(markdown(result))
     print(markdown(result))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -306,17 +306,12 @@ class Patch(KnownProblem):
     @property
     def bayes(self) -> float:
         """From drawn people (standard error 0.0005): the sum over places has no formula."""
-        return self._figures[0]
+        return _figures_of_patch()[0]
 
     @property
     def bits(self) -> float:
         """From drawn people."""
-        return self._figures[1]
-
-    @cached_property
-    def _figures(self) -> tuple[float, float]:
-        posterior = self.draw(SAMPLED, np.random.default_rng(0)).posterior
-        return float(posterior.max(1).mean()), float(1 - binary_entropy(posterior[:, 0]).mean())
+        return _figures_of_patch()[1]
 
     def draw(self, n: int, generator: Generator) -> Sample:
         """Draw people; the other channels are noise."""
@@ -402,6 +397,12 @@ def directions(width: int, count: int) -> Float[np.ndarray, "F K"]:
     """Return orthonormal directions that lie along no feature; always the same."""
     drawn = np.random.default_rng(0).standard_normal((width, count))
     return np.asarray(np.linalg.qr(drawn)[0])
+
+
+@cache
+def _figures_of_patch() -> tuple[float, float]:
+    posterior = Patch().draw(SAMPLED, np.random.default_rng(0)).posterior
+    return float(posterior.max(1).mean()), float(1 - binary_entropy(posterior[:, 0]).mean())
 
 
 def _two(odds: LogOdds) -> Float[np.ndarray, "n 2"]:

@@ -6,10 +6,10 @@ logits, and the `Combination` mixes what they say of anybody else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -123,7 +123,7 @@ def _stands_alone(said: Mapping[str, Logits], labels: Labels, right: Bool[Tensor
     """Return the member with the best validation accuracy, and whether it beats the mixture by more than noise."""
     best = max(said, key=lambda name: score(said[name], labels))
     gain = (said[best].argmax(1) == labels).double() - right.double()
-    return best, float(gain.mean()) > float(gain.std(correction=0)) / np.sqrt(len(labels))
+    return best, float(gain.mean()) > float(gain.std(correction=0)) / math.sqrt(len(labels))
 
 
 class EnsembleAttacker(Attacker):

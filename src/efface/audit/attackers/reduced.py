@@ -32,12 +32,12 @@ class Components:
     axes: Float[Tensor, "F K"] | None
 
     @classmethod
-    def fit(cls, view: FeatureView, most: int, seed: int = 0) -> Components:
-        """Compute at most so many components; features that are no wider are left unrotated."""
+    def fit(cls, view: FeatureView, most: int, seed: int = 0, always: bool = False) -> Components:
+        """Compute at most so many components; features that are no wider are left unrotated, unless ``always``."""
         people = some_people(view, FITTED_ON, seed)
         pooled = view.pooled(people)
         mean = pooled.mean(0)
-        if pooled.shape[1] <= most:
+        if pooled.shape[1] <= most and not always:
             return cls(mean, None)
         pooled = pooled - mean
         # eigh sorts by rising variance.

@@ -80,7 +80,10 @@ class TreeAttacker(Attacker):
         )
         held_out = {}
         if judges.any():
-            held_out = {"X_val": asked[judges.numpy()], "y_val": np.searchsorted(present, validation.labels[judges].numpy())}
+            held_out = {
+                "X_val": asked[judges.numpy()],
+                "y_val": np.searchsorted(present, validation.labels[judges].numpy()),
+            }
         trees.fit(components.of(train, people), codes, **held_out)
         fitted = FittedTrees(0.0, 1, None, components, trees, present, class_shares(train.labels, train.classes))
         fitted.pick(asked, validation.labels)
