@@ -66,7 +66,7 @@ def _batch(load: Load) -> Batch:
     """A batch of fake tensors."""
     pixels = torch.zeros(load.batch, 3, load.size, load.size, dtype=torch.uint8)
     target = torch.zeros(load.batch, dtype=torch.long)
-    return Batch(torch.zeros(1, 3, 1, 1), pixels, target, {"attribute": target % CLASSES})
+    return Batch(torch.zeros(pixels.shape), pixels, target, {"attribute": target % CLASSES})
 
 
 def _make_fake(*roots: nn.Module) -> None:

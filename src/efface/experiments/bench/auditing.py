@@ -12,7 +12,10 @@ from efface.experiments.bench.sampling import QUIET
 from efface.experiments.presets import find_config
 from efface.experiments.runner import run
 
-ABOUT = "Whole runs: both trainings, and the standard audit of both models. The share is the audit's seconds over the trainings'."
+ABOUT = (
+    "Whole runs: both trainings, and the standard audit of both models. "
+    "The share is the audit's seconds over the trainings'."
+)
 
 
 def bench_audit(presets: Sequence[str], overrides: Iterable[str], tell: Callable[[str], None]) -> dict[str, Any]:

@@ -17,13 +17,13 @@ def machine() -> dict[str, Any]:
     """Return hardware, versions, threads, allocator settings and the load before the benchmark begins."""
     found = describe(seed=0)
     found.pop("seed")
-    names = ("OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
+    names = [name for name in os.environ if name.startswith(("OMP_", "MALLOC_", "LD_PRELOAD"))]
     return {
         **found,
         "cores_used": len(cores_of_this_process()),
         "bfloat16": has_fast_bfloat16(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "environment": {name: os.environ[name] for name in names if name in os.environ},
+        "environment": {name: os.environ[name] for name in sorted(names)},
         "load_before": round(load_of_others(1.0), 2),
     }
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from multiprocessing import get_context
 from typing import Any
 
 import torch
 
 from efface.experiments.bench.accounting import tracked_peak
+from efface.experiments.bench.apart import apart
 from efface.experiments.bench.workload import Load, network, noise, parts_of, rows_of, step_seconds
+from efface.experiments.environment import peak_rss_mb
 from efface.models.measure import activation_costs
 
 MODELS = ("resnet18", "resnet34", "resnet50")
+FEWEST = 40
+"""Images, so that every class is among them."""
 ABOUT = (
-    "Peak of a training step: parameters, gradients, optimiser states and activations. `end to end` and `local` compute "
-    "the same losses on the same blocks; `plain` is the network alone. Counted tensor by tensor under fake tensors "
-    "(torch.distributed._tools.mem_tracker), float32, AdamW."
+    "Peak of a training step: parameters, gradients, optimiser states and activations. `end to end` and `local` "
+    "compute the same losses on the same blocks; `plain` is the network alone. Counted tensor by tensor under fake "
+    "tensors (torch.distributed._tools.mem_tracker), float32, AdamW."
 )
 
 
@@ -37,8 +38,7 @@ def bench_memory(
     """
     rows, saving, three = [], {}, {}
     for model in models:
-        # The width is that of a ResNet of two-layer blocks; others have their own.
-        one = replace(load, model=model, width=load.width if model in ("resnet18", "resnet34") else None)
+        one = load.of(model)
         best = _rows(one, best_cuts(one, blocks, tell), tell)
         rows += best
         saving[model] = max(row["saving"] for row in best)
@@ -76,7 +76,7 @@ def best_cuts(load: Load, blocks: int, tell: Callable[[str], None]) -> list[tupl
 
 
 def _rows(load: Load, cuts: Sequence[tuple[str, ...]], tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    data, rows = noise(load.batch, load.size), []
+    data, rows = noise(max(FEWEST, load.batch), load.size), []
     plain = tracked_peak(parts_of(load, data, blocks=False), load, "end_to_end")
     for at in cuts:
         tell(f"{load.model}, cut after {', '.join(at)}")
@@ -105,28 +105,14 @@ def resident_sets(load: Load, tell: Callable[[str], None]) -> dict[str, float]:
     found = {}
     for schedule in ("end_to_end", "local"):
         tell(f"Resident set: {schedule}")
-        found[schedule] = _resident(load, schedule)
+        found[schedule] = apart(_train, load, schedule, torch.get_num_threads())
     found["saving"] = 1 - found["local"] / found["end_to_end"]
     return found
 
 
-def _resident(load: Load, schedule: str) -> float:
-    context = get_context("spawn")  # a fork would begin with the parent's pages
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_train, args=(load, schedule, torch.get_num_threads(), theirs))
-    process.start()
-    theirs.close()
-    try:
-        return float(ours.recv())
-    finally:
-        process.join()
-
-
-def _train(load: Load, schedule: str, threads: int, pipe: Any) -> None:
-    data = noise(rows_of(load), load.size)
-    step_seconds(load, data, schedule, threads)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pipe.send(peak / (2**20 if sys.platform == "darwin" else 2**10))
+def _train(load: Load, schedule: str, threads: int) -> float:
+    step_seconds(load, noise(rows_of(load), load.size), schedule, threads)
+    return peak_rss_mb()
 
 
 def _resident_note(found: dict[str, float]) -> str:

@@ -1,4 +1,7 @@
-"""The plain loop: float32, a DataLoader with workers, Pillow augmentation, the loss read every step."""
+"""The plain loop: float32, a DataLoader with workers, Pillow augmentation, the loss read every step.
+
+It runs in a process of its own, with the allocator as the C library comes: as whoever writes it would start it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from efface.data.dataset import AttributeDataset
-from efface.experiments.bench.workload import Load, network
+from efface.experiments.bench.apart import apart
+from efface.experiments.bench.workload import Load, network, noise, rows_of
 
 
 class PillowImages(Dataset[tuple[Tensor, int]]):
@@ -37,16 +41,26 @@ class PillowImages(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def plain_seconds(load: Load, data: AttributeDataset, threads: int) -> float:
-    """Train for a few steps; return the median seconds from step to step, data included."""
+def plain_seconds(load: Load, threads: int, device: str = "cpu") -> float:
+    """Train for a few steps; return the median seconds from step to step, data included.
+
+    Args:
+        load: Network, batch and steps.
+        threads: Of the process; as many workers read.
+        device: Where to compute; reading the loss every step waits for a GPU.
+    """
+    return float(apart(_plain, load, threads, device, plain=True))
+
+
+def _plain(load: Load, threads: int, device: str) -> float:
     torch.set_num_threads(threads)
-    model = network(load).train()
+    data, model = noise(rows_of(load), load.size), network(load).train().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     loader = DataLoader(PillowImages(data, load.size), load.batch, shuffle=True, num_workers=threads, drop_last=True)
     criterion, times, running = nn.CrossEntropyLoss(), [], 0.0
     for images, target in loader:
         optimizer.zero_grad()
-        loss = criterion(model(images), target)
+        loss = criterion(model(images.to(device)), target.to(device))
         loss.backward()
         optimizer.step()
         running += loss.item()

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,13 +19,14 @@ from efface.data.batches import Batches
 from efface.data.dataset import AttributeDataset
 from efface.engine import Job, fit
 from efface.engine.threads import cores_of_this_process
-from efface.experiments.bench.sampling import Variant, alternate
+from efface.experiments.bench.apart import apart
+from efface.experiments.bench.sampling import Variant, alternate, watched
 from efface.experiments.bench.workload import Load, noise, parts_of, rows_of, step_seconds
 from efface.experiments.environment import peak_rss_mb
 
 ABOUT_DATA = (
-    "Reading and augmenting one batch (mirror, shift, to floats) on one thread, while nothing else is computed, and a local "
-    "training step with all threads. In training a thread gathers ahead, so that less than this share shows."
+    "Reading and augmenting one batch (mirror, shift, to floats) on one thread, while nothing else is computed, and a "
+    "local training step with all threads. In training a thread gathers ahead, so that less than this share shows."
 )
 ABOUT_SCALE = (
     "One epoch of a small network on images in a memory-mapped file, each size in a process of its own. `anonymous` is "
@@ -68,7 +68,7 @@ def bench_scale(load: Load, sizes: Sequence[int], tell: Callable[[str], None]) -
     rows = []
     for size in sizes:
         tell(f"{size:,} images")
-        rows.append(_apart(load, size))
+        rows.append(_row(load, size))
     first, last = rows[0], rows[-1]
     return {
         "bench": "scale",
@@ -82,20 +82,19 @@ def bench_scale(load: Load, sizes: Sequence[int], tell: Callable[[str], None]) -
     }
 
 
-def _apart(load: Load, size: int) -> dict[str, Any]:
-    """One size, measured in a process of its own."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_epoch, args=(load, size, theirs))
-    process.start()
-    theirs.close()
-    try:
-        return dict(ours.recv())
-    finally:
-        process.join()
+def _row(load: Load, size: int) -> dict[str, Any]:
+    """One size, measured in a process of its own, with what other work held meanwhile."""
+    found: dict[str, Any] = {}
+
+    def measure() -> float:
+        found.update(apart(_epoch, load, size))
+        return float(found["us per image"])
+
+    sample = watched(Variant("epoch", "", measure))
+    return {"images": size, **found, "others held, cores": round(sample.others, 2), "disturbed": sample.disturbed}
 
 
-def _epoch(load: Load, size: int, pipe: Any) -> None:
+def _epoch(load: Load, size: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="efface-bench-") as folder:
         data = stored_noise(size, load.size, Path(folder) / "images.npy")
         config = EngineConfig.model_validate(
@@ -103,16 +102,13 @@ def _epoch(load: Load, size: int, pipe: Any) -> None:
         )
         before = anonymous_mb()
         history = fit(parts_of(load, data), data, config, Job(progress=False))
-        pipe.send(
-            {
-                "images": size,
-                "us per image": 1e6 * history.seconds / (history.steps * load.batch),
-                "anonymous, MiB": anonymous_mb(),
-                "anonymous before, MiB": before,
-                "peak resident, MiB": peak_rss_mb(),
-                "file, MiB": data.images.nbytes / 2**20,
-            }
-        )
+        return {
+            "us per image": 1e6 * history.seconds / (history.steps * load.batch),
+            "anonymous, MiB": anonymous_mb(),
+            "anonymous before, MiB": before,
+            "peak resident, MiB": peak_rss_mb(),
+            "file, MiB": data.images.nbytes / 2**20,
+        }
 
 
 def stored_noise(rows: int, size: int, path: Path) -> AttributeDataset:
@@ -137,7 +133,7 @@ CLASS_ROWS = 40
 
 
 def anonymous_mb() -> float:
-    """Return the memory in MiB that this process holds itself, files it has mapped left out; 0 where that is unknown."""
+    """Return the memory in MiB that this process holds itself, mapped files left out; 0 where that is unknown."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -81,13 +81,16 @@ class Series:
         }
 
 
-def alternate(variants: Sequence[Variant], rounds: int, tell: Callable[[str], None] | None = None) -> dict[str, Series]:
+def alternate(
+    variants: Sequence[Variant], rounds: int, tell: Callable[[str], None] | None = None, warm_up: bool = True
+) -> dict[str, Series]:
     """Measure every variant once a round; one round more than asked for warms up.
 
     Args:
         variants: With different names.
         rounds: Samples of each variant.
         tell: Hears of the progress.
+        warm_up: False where every sample warms up by itself: no round is thrown away.
 
     Example:
         >>> found = alternate([Variant("one", "", lambda: 1.0), Variant("two", "", lambda: 2.0)], rounds=3)
@@ -95,7 +98,7 @@ def alternate(variants: Sequence[Variant], rounds: int, tell: Callable[[str], No
         (2.0, 3)
     """
     series = {variant.name: Series(variant) for variant in variants}
-    for number in range(rounds + 1):
+    for number in range(0 if warm_up else 1, rounds + 1):
         for variant in variants:
             if tell is not None:
                 tell(f"{'Warm-up' if not number else f'Round {number} of {rounds}'}: {variant.name}")

@@ -50,15 +50,15 @@ class _Bench:
     def engine(self, schedule: str, threads: int, blocks: bool = True) -> Callable[[], float]:
         return lambda: step_seconds(self.load, self.data, schedule, threads, blocks)
 
-    def variants(self, hold: bool) -> list[Variant]:
+    def variants(self) -> list[Variant]:
         count = len(self.load.at) + 1
         all_cores = f"{self.cores} thread(s)"
-        found = [
+        return [
             Variant(
                 "plain",
                 f"PyTorch loop: float32, DataLoader with {self.cores} workers, Pillow augmentation, {all_cores}; no "
-                "auxiliary network",
-                lambda: plain_seconds(self.load, self.data, self.cores),
+                "auxiliary network; in a process of its own, with the allocator as it comes",
+                lambda: plain_seconds(self.load, self.cores),
             ),
             Variant("tuned", f"engine, end to end, {all_cores}; no auxiliary network",
                     self.engine("end_to_end", self.cores, blocks=False)),
@@ -68,21 +68,30 @@ class _Bench:
             Variant("pipelined", f"engine, local_parallel: {count} processes of 1 thread",
                     self.engine("local_parallel", 1)),
         ]  # fmt: skip
-        if hold:
-            found += [
-                Variant("all_threads_core_held", f"end to end, {all_cores}, while another process holds a core",
-                        beside_a_busy_process(self.engine("end_to_end", self.cores))),
-                Variant("pipelined_core_held", "local_parallel, while another process holds a core",
-                        beside_a_busy_process(self.engine("local_parallel", 1))),
-            ]  # fmt: skip
-        return found
+
+    def beside_a_busy_core(self) -> list[Variant]:
+        return [
+            Variant("all_threads_core_held", f"end to end, {self.cores} thread(s), while another process holds a core",
+                    beside_a_busy_process(self.engine("end_to_end", self.cores))),
+            Variant("pipelined_core_held", "local_parallel, while another process holds a core",
+                    beside_a_busy_process(self.engine("local_parallel", 1))),
+        ]  # fmt: skip
 
 
 def bench_step(load: Load, rounds: int, tell: Callable[[str], None], hold: bool = True) -> dict[str, Any]:
-    """Return the result of the benchmark, without the machine."""
+    """Return the result of the benchmark, without the machine.
+
+    Args:
+        load: What is trained; the first steps of every sample warm up.
+        rounds: Samples of each variant; where a core is held, half as many.
+        tell: Hears of the progress.
+        hold: Measure with a core held by another process, too.
+    """
     cores = len(cores_of_this_process())
     bench = _Bench(load, noise(rows_of(load), load.size), cores)
-    series = alternate(bench.variants(hold), rounds, tell)
+    series = alternate(bench.variants(), rounds, tell, warm_up=False)
+    if hold:
+        series |= alternate(bench.beside_a_busy_core(), max(1, rounds // 2), tell, warm_up=False)
     tell("Blocks one by one, and the peak of a matrix product")
     blocks, reached = block_seconds(load, bench.data), peak(load, series, cores)
     bound = series["one_thread"].median / max(blocks)
@@ -99,7 +108,7 @@ def bench_step(load: Load, rounds: int, tell: Callable[[str], None], hold: bool 
         "blocks": blocks,
         "bound": {"pipelined_vs_one_thread": bound},
         "peak": reached,
-        "notes": _notes(blocks, bound, reached["share"], cores),
+        "notes": _notes(blocks, bound, reached, cores),
     }
 
 
@@ -130,9 +139,10 @@ def peak(load: Load, series: dict[str, Series], cores: int) -> dict[str, float]:
     with counting() as counter:
         model(images).sum().backward()
     operations = counter.get_total_flops() / len(images) * load.batch
-    rate = max(matmul_rate(cores) for _ in range(5))
+    rate = max(matmul_rate(cores, 16 * load.batch) for _ in range(5))
     reached = operations / series["tuned"].median
-    return {"matmul_gflops": rate / 1e9, "step_gflops": reached / 1e9, "share": reached / rate}
+    size = 16.0 * load.batch
+    return {"matmul_size": size, "matmul_gflops": rate / 1e9, "step_gflops": reached / 1e9, "share": reached / rate}
 
 
 def beside_a_busy_process(measure: Callable[[], float]) -> Callable[[], float]:
@@ -164,12 +174,12 @@ def _spin() -> None:
         sum(range(10_000))
 
 
-def _notes(blocks: list[float], bound: float, reached: float, cores: int) -> list[str]:
+def _notes(blocks: list[float], bound: float, reached: dict[str, float], cores: int) -> list[str]:
     """Return what a reader needs to judge the ratios."""
     each = ", ".join(f"{1000 * seconds:.1f}" for seconds in blocks)
     return [
         f"The blocks take {each} ms one by one on 1 thread; a pipeline can't be faster than its slowest: at most "
         f"{bound:.2f}× `one_thread`.",
         f"`all_threads` stands for two threads on a machine of two cores; here it has {cores}.",
-        f"`tuned` reaches {reached:.0%} of the rate of a 2048×2048 matrix product.",
+        f"`tuned` reaches {reached['share']:.0%} of the rate of a matrix product of {reached['matmul_size']:.0f} rows.",
     ]

@@ -52,6 +52,15 @@ class Load:
     auxiliary: Literal["head", "full"] = "head"
     precision: str = "auto"
 
+    def of(self, model: str) -> Load:
+        """Return the same with another network; the width is that of a ResNet of two-layer blocks, others have theirs.
+
+        Example:
+            >>> Load().of("resnet50").width is None
+            True
+        """
+        return replace(self, model=model, width=self.width if model in ("resnet18", "resnet34") else None)
+
     def settings(self) -> dict[str, Any]:
         """Return the settings for the report."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"at": "+".join(self.at)}

@@ -35,7 +35,8 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         parts.append(_rows(result["rows"]))
     if "ratios" in result:
         parts.append(_ratios(result))
-    parts += [f"- {note}" for note in result.get("notes", [])]
+    if result.get("notes"):
+        parts.append("\n".join(f"- {note}" for note in result["notes"]))
     parts.append(_machine(result["machine"], result["settings"]))
     return "\n\n".join(parts) + "\n"
 
@@ -79,9 +80,9 @@ def _machine(machine: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     environment = ", ".join(f"{name}={value}" for name, value in machine["environment"].items()) or "nothing set"
     return (
         f"{machine['started'][:10]}, {hardware['cpu']}, {machine['cores_used']} cores used, "
-        f"{hardware['memory_gb']} GB, accelerator: {hardware['accelerator']}; Python {machine['python']}, torch {versions['torch']}, "
-        f"efface {versions.get('efface', '?')}; allocator and threads: {environment}; other work held "
-        f"{machine['load_before']} cores before. Settings: {made}. Command: `{machine['command']}`.\n\n"
+        f"{hardware['memory_gb']} GB, accelerator: {hardware['accelerator']}; Python {machine['python']}, "
+        f"torch {versions['torch']}, efface {versions.get('efface', '?')}; allocator and threads: {environment}; "
+        f"other work held {machine['load_before']} cores before. Settings: {made}. Command: `{machine['command']}`.\n\n"
         "A sample beside which other work held more than 0.15 of a core is disturbed: it is kept, and left out of the "
         "median unless all are."
     )

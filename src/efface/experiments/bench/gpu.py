@@ -1,0 +1,223 @@
+"""``bench gpu``: seconds of an epoch on one GPU, by network, batch size and schedule; without one, on the CPU."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+import torch
+
+from efface.config import EngineConfig
+from efface.data.batches import Batch, Batches
+from efface.data.dataset import AttributeDataset
+from efface.engine.devices import make_fabric
+from efface.engine.parallel.streams import Lane, streamed_step
+from efface.engine.schedules import SCHEDULES
+from efface.engine.stages import Stage
+from efface.engine.threads import cores_of_this_process
+from efface.experiments.bench.graphs import PROGRESS, Pipeline, capturable
+from efface.experiments.bench.plain import plain_seconds
+from efface.experiments.bench.sampling import Variant, alternate
+from efface.experiments.bench.workload import Load, noise, parts_of
+
+EPOCH = 50_000
+"""Images of the epoch whose seconds are told."""
+ABOUT = (
+    "Seconds of an epoch of 50,000 images, from steps that are timed together between two waits for the device, "
+    "reading and augmentation included. `plain` and `tuned` train the network alone; the others train the auxiliary "
+    "networks too."
+)
+VARIANTS = {
+    "plain": "PyTorch loop: float32, DataLoader, Pillow augmentation, the loss read every step; no auxiliary network",
+    "tuned": "engine, end to end; no auxiliary network",
+    "end_to_end": "engine, end to end, with the auxiliary network's loss",
+    "local": "engine, local",
+    "streams": "engine, local_parallel: a stream per block",
+    "graphs": "the streams' work as one CUDA graph, at a fixed rate and weight: no executor of the engine",
+    "local_full": "engine, local, with decoder, target head and removal heads",
+}
+PLAIN_BATCH = 128
+"""The one batch size at which the plain loop is measured, as in the paper."""
+
+
+@dataclass
+class GpuBench:
+    """All measurements of a run.
+
+    Attributes:
+        load: Steps and image size; model and batch are those of the rows.
+        data: Images for an epoch.
+        minutes: Time after which nothing new is begun.
+        tell: Hears of the progress.
+    """
+
+    load: Load
+    data: AttributeDataset
+    minutes: float
+    tell: Callable[[str], None]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    begun: float = field(default_factory=time.perf_counter)
+
+    def measure(self, model: str, batch: int, rounds: int) -> None:
+        """Measure every variant of a network at a batch size; note what is left out, or fails."""
+        if time.perf_counter() - self.begun > 60 * self.minutes:
+            self.notes.append(f"{model}, batch {batch}: left out, the time was up.")
+            return
+        load = replace(self.load.of(model), batch=batch)
+        for name in VARIANTS:
+            if name == "plain" and batch != min(PLAIN_BATCH, self.load.batch):
+                continue
+            try:
+                self.rows.append(self._row(load, name, rounds))
+            except (RuntimeError, NotImplementedError) as error:  # memory, or what a device does not offer
+                self.notes.append(f"{model}, batch {batch}, {name}: failed: {str(error).splitlines()[0]}")
+                torch.cuda.empty_cache()
+
+    def _row(self, load: Load, name: str, rounds: int) -> dict[str, Any]:
+        _reset_peak()
+        title = f"{load.model}, batch {load.batch}: {name}"
+        variant = Variant(title, VARIANTS[name], lambda: self._seconds(load, name))
+        found = alternate([variant], rounds, self.tell, warm_up=False)[title].to_json()
+        return {
+            "model": load.model,
+            "batch": load.batch,
+            "variant": name,
+            "ms a step": 1000 * found["median"],
+            "low": 1000 * found["low"],
+            "high": 1000 * found["high"],
+            "s an epoch": found["median"] * (EPOCH // load.batch),
+            # The plain loop runs in another process, whose memory is not seen from here.
+            "peak, MiB": "" if name == "plain" or not torch.cuda.is_available() else _peak_mb(),
+            "disturbed": found["disturbed"],
+        }
+
+    def _seconds(self, load: Load, name: str) -> float:
+        if name == "plain":
+            return plain_seconds(load, len(cores_of_this_process()), device())
+        if name == "local_full":
+            load = replace(load, auxiliary="full")
+        return timed(load, *steps_of(load, self.data, name))
+
+
+def bench_gpu(
+    load: Load,
+    models: Sequence[str],
+    batches: Sequence[int],
+    rounds: int,
+    minutes: float,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Return the result of the benchmark, without the machine.
+
+    Args:
+        load: Steps of a sample, image size and width.
+        models: Networks, smallest first.
+        batches: Batch sizes, most wanted first.
+        rounds: Samples of each row.
+        minutes: After which no other row is begun.
+        tell: Hears of the progress.
+    """
+    rows = max(batches) * (load.steps + load.skip)
+    bench = GpuBench(load, noise(min(rows, EPOCH), load.size), minutes, tell)
+    for batch in batches:
+        for model in models:
+            bench.measure(model, batch, rounds)
+    settings = load.settings() | {"models": "+".join(models), "batch": "+".join(map(str, batches)), "rounds": rounds}
+    return {
+        "bench": "gpu",
+        "about": ABOUT,
+        "settings": settings | {"device": device()},
+        "rows": bench.rows,
+        "ratios": _ratios(bench.rows),
+        "notes": [f"`{name}`: {text}." for name, text in VARIANTS.items()] + bench.notes,
+    }
+
+
+def device() -> str:
+    """Return where the benchmark computes."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def steps_of(load: Load, data: AttributeDataset, name: str) -> tuple[Callable[[Batch], object], Iterator[Batch]]:
+    """Return what makes a variant's step, and its batches without end."""
+    config = EngineConfig.model_validate(
+        {"precision": load.precision, "device": device(), "batch_size": load.batch, "threads": _threads()}
+    )
+    fabric = make_fabric(config)
+    parts = parts_of(load, data, blocks=name != "tuned")
+    for part in parts:
+        for module in (part.block, part.objective, part.adversary):
+            if module is not None:
+                module.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stages = [Stage(part, fabric, config) for part in parts]
+    for stage in stages:
+        stage.train()
+    batches = endless(Batches(data, "train", load.batch, fabric.device, augment=(True, 4)))
+    if name == "graphs":
+        if fabric.device.type == "cuda":
+            capturable(stages)
+        return Pipeline(fabric, stages, next(batches)).step, batches
+    if name == "streams":
+        lanes = [Lane.on(fabric.device) for _ in stages]
+        return lambda batch: streamed_step(lanes, fabric, stages, batch, PROGRESS), batches
+    schedule = SCHEDULES["local" if name.startswith("local") else "end_to_end"]
+    return lambda batch: schedule(fabric, stages, batch, PROGRESS), batches
+
+
+def endless(batches: Batches) -> Iterator[Batch]:
+    """Yield the batches of one epoch after the other."""
+    for epoch in count():
+        yield from batches.epoch(epoch)
+
+
+def timed(load: Load, step: Callable[[Batch], object], batches: Iterator[Batch]) -> float:
+    """Return the seconds of a step, of all that are timed together."""
+    with closing(batches):  # type: ignore[type-var]
+        for _ in range(load.skip):
+            step(next(batches))
+        _wait()
+        begun = time.perf_counter()
+        for _ in range(load.steps):
+            step(next(batches))
+        _wait()
+    return (time.perf_counter() - begun) / load.steps
+
+
+def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Best epoch of each network with its auxiliary network, and how each variant compares with end to end."""
+    found: dict[str, float] = {}
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = {(row["variant"], row["batch"]): row for row in rows if row["model"] == model}
+        with_auxiliary = [row["s an epoch"] for (name, _), row in mine.items() if name not in ("plain", "tuned")]
+        if with_auxiliary:
+            found[f"epoch_seconds_{model}"] = min(with_auxiliary)
+        for (name, batch), row in mine.items():
+            base = mine.get(("end_to_end", batch))
+            if base is not None and name in ("local", "streams", "graphs"):
+                found[f"{name}_vs_end_to_end_{model}_{batch}"] = base["ms a step"] / row["ms a step"]
+    return found
+
+
+def _threads() -> int:
+    return int(os.environ.get("OMP_NUM_THREADS", "0")) or len(cores_of_this_process())
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_mb() -> float:
+    return torch.cuda.max_memory_allocated() / 2**20
