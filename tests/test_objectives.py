@@ -2,20 +2,29 @@
 
 import pytest
 import torch
+from torch import nn
 
 from efface.config import MethodConfig
 from efface.data.batches import Batch, Batches
+from efface.errors import ConfigError
 from efface.methods.detachment import attribute_priors
 from efface.objectives import ClassifierObjective, DetachmentObjective, RemovalHeads, warmed
 
 SHAPE = (8, 8, 8)
 
 
-def make(faces, **settings):
+def former(faces):
+    """A block below the cut, as it was before unlearning, that releases features of SHAPE."""
+    torch.manual_seed(1)
+    side = faces.image_shape[1] // SHAPE[1]
+    return [nn.Sequential(nn.Conv2d(3, SHAPE[0], side, side), nn.ReLU())]
+
+
+def make(faces, before=(), **settings):
     torch.manual_seed(0)
     config = MethodConfig(**{"head_width": 16, "decoder_width": 16, "heads": ("conv", "pooled")} | settings)
     removal = RemovalHeads(SHAPE, attribute_priors(faces, config), config)
-    return DetachmentObjective(SHAPE, faces.image_shape, faces.schema, removal, config), removal
+    return DetachmentObjective(SHAPE, faces.image_shape, faces.schema, removal, config, before), removal
 
 
 @pytest.fixture
@@ -82,9 +91,9 @@ def test_weights_scale_their_terms(faces, batch, features):
 
 
 def test_the_decoder_is_told_the_attributes_only_when_conditional(faces):
-    assert make(faces, variant="conditional")[0].decoder.condition == (2, 2)
-    assert make(faces, variant="paper")[0].decoder.condition == ()
-    assert make(faces, input_weight=0.0)[0].decoder is None
+    assert make(faces, variant="conditional")[0].keeping.decoder.condition == (2, 2)
+    assert make(faces, variant="paper")[0].keeping.decoder.condition == ()
+    assert make(faces, input_weight=0.0)[0].keeping is None
 
 
 def test_priors_are_conditional_or_marginal(faces):
@@ -135,3 +144,42 @@ def test_an_attribute_may_have_any_name(faces, features):
     priors = {name: torch.full((2, 2), 0.5) for name in ("type", "hair.colour", "train", "")}
     removal = RemovalHeads(SHAPE, priors, MethodConfig(head_width=16))
     assert removal.names == tuple(priors)
+
+
+def test_former_features_are_drawn_and_their_block_never_learns(faces, batch, features):
+    before = former(faces)
+    objective, _ = make(faces, before, keep="features", input_weight=0.1, removal_weight=0.0)
+    state = {name: value.clone() for name, value in before[0].state_dict().items()}
+    assert not any(name.startswith("keeping._before") for name in objective.state_dict())
+    objective.train()
+    assert not before[0].training
+    objective(features, batch, 1.0).total.backward()
+    assert all(parameter.grad is None for parameter in before[0].parameters())
+    assert all(torch.equal(value, state[name]) for name, value in before[0].state_dict().items())
+    assert float(features.grad.abs().sum()) > 0
+
+
+def test_the_error_is_small_where_the_former_features_are_still_there(faces, batch):
+    before = former(faces)
+    objective, _ = make(faces, before, keep="features", input_weight=1.0)
+    with torch.no_grad():
+        kept = before[0](batch.images)
+    optimizer = torch.optim.Adam(objective.keeping.parameters(), 1e-2)
+
+    def error(features):
+        given = [batch.attributes[name] for name in objective.names]
+        for _ in range(100):
+            loss = objective.keeping(features, batch, given)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    everything = 0.5 * kept[0].numel()
+    assert error(kept) < 0.05 * everything
+    assert error(torch.zeros_like(kept)) > 0.5 * everything
+
+
+def test_a_method_that_has_no_former_features_says_so(faces):
+    with pytest.raises(ConfigError, match=r"Expected `method.keep` to be 'image' for this method, but got 'features'"):
+        make(faces, keep="features")

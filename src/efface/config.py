@@ -121,6 +121,9 @@ class MethodConfig(Section):
     head_lr: float = Field(1e-3, gt=0, description="learning rate of the removal heads")
     head_width: Positive = Field(64, description="channels of the auxiliary heads")
     decoder_width: Positive = Field(32, description="channels of the decoder")
+    keep: Literal["image", "features"] = Field(
+        "image", description="what the decoder draws: the image, or the features as they were before unlearning"
+    )
     training: Literal["cross_entropy", "contrastive"] = Field("cross_entropy", description="how target heads learn")
     temperature: float = Field(0.1, gt=0, description="of the supervised contrastive loss")
     entropy_weight: Weight = Field(0.1, description="of `learning_not_to_learn`: on the heads' entropy")

@@ -23,6 +23,42 @@ def _convolution(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
+class FeatureDecoder(nn.Module):
+    """Released features (and attributes) to the features of the model before unlearning, position by position.
+
+    A linear map and one hidden layer beside it, both of 1×1: features are drawn where they are.
+
+    Args:
+        feature_shape: Shape of one sample's features, the same on both sides.
+        width: Channels of the hidden layer.
+        condition: Numbers of classes of the attributes that are given; empty: features alone.
+
+    Example:
+        >>> decoder = FeatureDecoder((128, 8, 8), width=32, condition=(5,))
+        >>> decoder(torch.zeros(2, 128, 8, 8), [torch.tensor([0, 4])]).shape
+        torch.Size([2, 128, 8, 8])
+    """
+
+    def __init__(self, feature_shape: Sequence[int], width: int = 64, condition: Sequence[int] = ()):
+        super().__init__()
+        channels = map_shape(feature_shape)[0]
+        self.condition = tuple(condition)
+        self.enter = nn.Conv2d(channels, 2 * width, 1)
+        self.given = nn.ModuleList(nn.Embedding(classes + 1, 2 * width) for classes in self.condition)
+        self.leave = nn.Conv2d(2 * width, channels, 1)
+        self.straight = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, features: Features, attributes: Sequence[Labels] = ()) -> Float[Tensor, "B D H W"]:
+        """Return the drawn features as maps, standardised per channel."""
+        assert len(attributes) == len(self.condition)
+        maps = as_map(features)
+        hidden = self.enter(maps)
+        for embedding, classes, labels in zip(self.given, self.condition, attributes, strict=True):
+            known = torch.where(labels < 0, classes, labels)
+            hidden = hidden + embedding(known)[:, :, None, None].to(hidden.dtype)
+        return self.leave(F.relu(hidden)) + self.straight(maps)
+
+
 class ImageDecoder(nn.Module):
     """Features (and attributes) to image logits, in a few convolutions.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -60,16 +61,24 @@ class Detachment(Method):
         priors = attribute_priors(data, config)
         parts, removal = [], []
         signal, auxiliary = example.images, []
-        for block in cut.blocks[:-1]:
+        before = former_blocks(cut.blocks, config)
+        for number, block in enumerate(cut.blocks[:-1], 1):
             signal = _peek(block, signal)
             heads = RemovalHeads(signal.shape[1:], priors, config)
-            objective = DetachmentObjective(signal.shape[1:], data.image_shape, data.schema, heads, config)
+            shapes = signal.shape[1:], data.image_shape
+            objective = DetachmentObjective(*shapes, data.schema, heads, config, before[:number])
             parts.append(Part(block, objective, heads, config.head_lr, config.inner_steps, config.restart_every))
             removal.append(heads)
             auxiliary.append(_cost(objective, heads, signal, example))
         parts.append(Part(cut.blocks[-1], ClassifierObjective(engine.label_smoothing)))
         history = fit(parts, data, engine, job, detachment_figures(cut.blocks, removal[0], data))
         return UnlearnedModel(cut.join(), cut.at, self.name, history, _shares(auxiliary, model, example))
+
+
+def former_blocks(blocks: Sequence[nn.Module], config: MethodConfig) -> list[nn.Module]:
+    """Return copies of all blocks but the last as they are now, where `method.keep` asks for them; else nothing."""
+    wanted = config.keep == "features" and config.input_weight
+    return [copy.deepcopy(block) for block in blocks[:-1]] if wanted else []
 
 
 def attribute_priors(data: AttributeDataset, config: MethodConfig) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from efface.engine.seeds import seed_everything
 from efface.heads.mounting import mounted
 from efface.heads.release import Release
 from efface.methods.base import Auxiliary, Method, UnlearnedModel
-from efface.methods.detachment import Detachment, attribute_priors
+from efface.methods.detachment import Detachment, attribute_priors, former_blocks
 from efface.methods.evaluation import Guessing, detachment_figures
 from efface.methods.layers import example_batch, feature_shapes
 from efface.models import count_flops, count_parameters, split
@@ -34,6 +34,7 @@ class Site:
         priors: ``{attribute: [Y, A]}`` p(z|y) of the train split.
         config: Settings of the method.
         layer: What was put into the model there; None where nothing was.
+        before: The blocks below as they were before unlearning, where `method.keep` asks for them.
     """
 
     shape: tuple[int, ...]
@@ -41,6 +42,7 @@ class Site:
     priors: Mapping[str, torch.Tensor]
     config: MethodConfig
     layer: Release | None = None
+    before: Sequence[nn.Module] = ()
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,16 @@ class PenalisedMethod(Method):
         self.check(config, data)
         config = self.settings(config)
         seed_everything(job.seed, job.model, "auxiliary")
+        before = former_blocks(split(model, list(at)).blocks, config)
         self.mount(model, at, data, config)
         example = example_batch(data)
         cut = split(model, list(at), example.images)
         priors = attribute_priors(data, config)
         shapes = zip(feature_shapes(cut, example), cut.at, strict=True)
-        sites = [Site(shape, data, priors, config, mounted(model, name)) for shape, name in shapes]
+        sites = [
+            Site(shape, data, priors, config, mounted(model, name), before[: number + 1])
+            for number, (shape, name) in enumerate(shapes)
+        ]
         crews = [self.place(site) for site in sites]
         parts = [
             Part(block, crew.objective, crew.adversary, config.head_lr, config.inner_steps, config.restart_every)

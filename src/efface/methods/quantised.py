@@ -44,5 +44,6 @@ class Quantised(PenalisedMethod):
             heads: RemovalHeads = CodeHeads(site.layer, site.shape, site.priors, site.config)
         else:
             heads = RemovalHeads(site.shape, site.priors, site.config)
-        objective = DetachmentObjective(site.shape, site.data.image_shape, site.data.schema, heads, site.config)
+        shapes = site.shape, site.data.image_shape
+        objective = DetachmentObjective(*shapes, site.data.schema, heads, site.config, site.before)
         return Crew(objective, heads, heads)

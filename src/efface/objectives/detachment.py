@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from efface.config import MethodConfig
 from efface.data.batches import Batch
 from efface.data.schema import Schema
-from efface.heads import ImageDecoder, build_head
-from efface.information import bits, information_lower_bound, reconstruction_nats, supervised_contrastive_loss
+from efface.heads import build_head
+from efface.information import bits, information_lower_bound, supervised_contrastive_loss
+from efface.objectives.keeping import build_keeping
 from efface.objectives.removal import RemovalHeads
 from efface.objectives.terms import Terms
 from efface.shapes import Features, Scalar
@@ -44,6 +45,7 @@ class DetachmentObjective(nn.Module):
         schema: Target and attributes.
         removal: The adversaries; not a submodule, since another loss trains them.
         config: Weights, variant and sizes.
+        before: The blocks below the cut as they are before unlearning, for ``keep: features``.
     """
 
     def __init__(
@@ -53,14 +55,14 @@ class DetachmentObjective(nn.Module):
         schema: Schema,
         removal: RemovalHeads,
         config: MethodConfig,
+        before: Sequence[nn.Module] = (),
     ):
         super().__init__()
         self.config = config
         self.names = tuple(column.name for column in schema.attributes)
-        given = [column.n_classes for column in schema.attributes] if config.variant == "conditional" else []
-        self.decoder = (
-            ImageDecoder(feature_shape, image_shape, config.decoder_width, given) if config.input_weight else None
-        )
+        self.conditional = config.variant == "conditional"
+        given = [column.n_classes for column in schema.attributes] if self.conditional else []
+        self.keeping = build_keeping(feature_shape, image_shape, config, given, before)
         self.target_head = build_head("conv", feature_shape, schema.target.n_classes, config.head_width)
         counts = torch.tensor(schema.target.counts["train"], dtype=torch.float)
         self.register_buffer("target_prior", counts / counts.sum())
@@ -71,10 +73,10 @@ class DetachmentObjective(nn.Module):
         """Return the loss at this share of training (0 to 1)."""
         metrics: dict[str, Tensor] = {}
         total = self.config.target_weight * self._target_loss(features, batch, metrics)
-        if self.decoder is not None:
-            given = [batch.attributes[name] for name in self.names] if self.decoder.condition else []
-            error = reconstruction_nats(self.decoder(features, given), batch.raw01)
-            metrics["reconstruction_nats"] = error.detach()
+        if self.keeping is not None:
+            given = [batch.attributes[name] for name in self.names] if self.conditional else []
+            error = self.keeping(features, batch, given)
+            metrics[self.keeping.metric] = error.detach()
             total = total + self.config.input_weight * error
         share = warmed(progress, self.config.warmup)
         for name, price in self._removal[0].penalty(features, batch).items():
