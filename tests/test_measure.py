@@ -9,9 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from efface.config import Config, MethodConfig
+from efface.engine import cuts
 from efface.errors import ConfigError, CutError
+from efface.experiments import runner
+from efface.methods import unlearn
 from efface.models import build, measure
 from efface.models.measure import CutCosts, LayerCost, auto_goal, measure_cuts
+from parallel_helpers import FAST
 
 
 class Takes(nn.Module):
@@ -104,13 +109,13 @@ def test_a_proposal_is_the_best_of_all_cuts(steps, blocks):
     """Oracle: every cut, its blocks summed up by hand."""
     costs = costs_of(steps)
     slowest, largest = {}, {}
-    for cuts in combinations(costs.layers, blocks - 1):
-        ends = [None, *cuts, costs.whole]
+    for ends_of_blocks in combinations(costs.layers, blocks - 1):
+        ends = [None, *ends_of_blocks, costs.whole]
         seconds, kept = [], []
         for before, after in pairwise(ends):
             seconds.append(after.seconds - (before.seconds if before else 0))
             kept.append(after.kept_bytes - (before.kept_bytes - before.feature_bytes if before else 0))
-        names = tuple(cut.name for cut in cuts)
+        names = tuple(cut.name for cut in ends_of_blocks)
         slowest[names], largest[names] = max(seconds), max(kept)
     speed, memory, both = (costs.propose(goal, blocks) for goal in ("speed", "memory", "balance"))
     assert speed.slowest_s == pytest.approx(min(slowest.values()))
@@ -142,13 +147,84 @@ def test_a_head_is_timed_down_to_its_features_and_left_alone(monkeypatch):
     assert all(torch.equal(before[name], value) for name, value in head.state_dict().items())
 
 
-def test_named_layers_are_taken_as_they_are_and_auto_is_measured(net):
-    images = torch.randn(4, 3, 32, 32)
-    assert measure.choose_cut(net, "low", images) == ("low",)
-    assert measure.choose_cut(net, ["low", "middle"], images) == ("low", "middle")
-    (chosen,) = measure.choose_cut(net, "auto:memory", images)
-    costs = measure_cuts(net, images, repeats=1)
-    assert chosen == costs.propose("memory").at[0]
+def by_number_of_channels(model, images, *, bfloat16=False, repeats=5):
+    """Costs of Net's layers without a clock: the first is the slowest, and keeps least."""
+    del images, repeats
+    assert not bfloat16
+    layers = LayerCost("low", (4, 8, 16, 16), 2.0, 2.0, 10, 5), LayerCost("middle", (4, 12, 8, 8), 3.0, 2.0, 100, 5)
+    return CutCosts(layers, LayerCost("", (), 5.0, 4.0, 120, 0))
+
+
+@pytest.fixture
+def known(monkeypatch):
+    monkeypatch.setattr(cuts, "measure_cuts", by_number_of_channels)
+    monkeypatch.setattr(cuts, "measure_module", lambda head, features, bfloat16: 0.0)
+
+
+def test_named_layers_are_taken_as_they_are_and_auto_is_measured(net, faces, known):
+    assert cuts.settle_cut(net, "low", faces, FAST) == ["low"]
+    assert cuts.settle_cut(net, ("low", "middle"), faces, FAST) == ["low", "middle"]
+    assert cuts.settle_cut(net, "auto", faces, FAST) == ["low"]  # 4 and 5 s; after middle 5 and 4
+    assert cuts.settle_cut(net, ["auto:memory"], faces, FAST) == ["middle"]  # 100 bytes and 25; after low 10 and 115
+
+
+def test_heads_count_as_they_are_trained(net, faces, known, monkeypatch):
+    monkeypatch.setattr(cuts, "measure_module", lambda head, features, bfloat16: 7.0 if features.shape[1] == 8 else 0.0)
+    assert cuts.settle_cut(net, "auto:speed", faces, FAST) == ["middle"]
+
+
+def test_auto_measures_for_real_with_the_batch_that_is_trained(net, faces, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        cuts, "measure_cuts", lambda *args, **kw: seen.append(args[1].shape) or measure_cuts(*args, **kw)
+    )
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    (chosen,) = cuts.settle_cut(net, "auto:memory", faces, FAST)
+    assert chosen == measure_cuts(net, torch.randn(64, 3, 32, 32), repeats=1).propose("memory").at[0]
+    assert seen == [(64, 3, 32, 32)]
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_unlearn_cuts_where_auto_says_and_names_it(net, faces, known, tmp_path):
+    engine = FAST.model_copy(update={"epochs": 1})
+    method = MethodConfig(heads=("pooled",), head_width=8, decoder_width=8)
+    settings = {"method": method, "engine": engine, "progress": False}
+    result = unlearn(net, faces, "auto:memory", folder=tmp_path, **settings)
+    assert result.at == ("middle",)
+    with pytest.raises(
+        ConfigError, match=r"(?s)named layers when a training resumes.*'auto:memory'.*UnlearnedModel.at"
+    ):
+        unlearn(net, faces, "auto:memory", folder=tmp_path, resume=True, **settings)
+
+
+def test_several_processes_must_be_told_where_to_cut(net, faces, monkeypatch):
+    with pytest.raises(ConfigError, match=r"named layers where several processes train.*ls layers MODEL --measure"):
+        cuts.settle_cut(net, "auto", faces, FAST.model_copy(update={"devices": 2}))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"several processes"):
+        cuts.settle_cut(net, "auto", faces, FAST)
+
+
+def test_a_run_writes_down_what_was_chosen_and_keeps_to_it_when_it_resumes(faces, tmp_path, monkeypatch):
+    """The second measurement gives another cut: it must not be asked."""
+    chosen = iter([["layer1"], ["layer3"]])
+    monkeypatch.setattr(runner, "settle_cut", lambda *_: next(chosen))
+    monkeypatch.setattr(runner, "load", lambda *_: faces)
+    config = Config.from_mapping(
+        {
+            "name": "auto",
+            "data": {"source": "toyfaces", "attributes": ["glasses", "hat"], "size": 32},
+            "model": {"name": "resnet18", "at": "auto:balance", "options": {"width": 4}},
+        }
+    )
+    trained = []
+    monkeypatch.setattr(runner, "train_original", lambda config, *_: trained.append(config.model.at) or 1 / 0)
+    for resume in (False, True):
+        with pytest.raises(ZeroDivisionError):
+            runner.run(config, tmp_path / "run", resume=resume, progress=False)
+    assert trained == ["layer1", "layer1"]
+    assert Config.from_yaml(tmp_path / "run" / "config.yaml").model.at == "layer1"
 
 
 def test_the_command_line_shows_layers_and_proposals():
@@ -158,7 +234,7 @@ def test_the_command_line_shows_layers_and_proposals():
     from efface.cli.app import app
 
     assert ls is not None
-    arguments = ["ls", "layers", "torchvision/resnet18", "--size", "32", "--measure", "--batch", "2", "--blocks", "3"]
+    arguments = ["ls", "layers", "torchvision/resnet18", "--size", "16", "--measure", "--batch", "2", "--blocks", "3"]
     shown = CliRunner(env={"COLUMNS": "140"}).invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     for text in ("layer2.0", "auto:speed", "auto:memory", "auto:balance", "less at a time", "A whole step of 2 images"):

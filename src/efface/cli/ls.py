@@ -71,32 +71,27 @@ def _measured(network: nn.Module, images: Tensor, classes: int, blocks: int) -> 
     """Show what each layer costs in a training step, and what is proposed."""
     import torch
 
+    from efface.engine.cuts import measure_layers
     from efface.engine.devices import has_fast_bfloat16
-    from efface.heads import build_head
-    from efface.models.measure import GOALS, measure_cuts, measure_module
+    from efface.models.measure import GOALS
 
     bfloat16 = has_fast_bfloat16()
-    costs = measure_cuts(network, images, bfloat16=bfloat16)
-    auxiliary = {
-        layer.name: measure_module(
-            build_head("conv", layer.shape[1:], classes), torch.randn(layer.shape), bfloat16=bfloat16
-        )
-        for layer in costs.layers
-    }
+    measured = measure_layers(network, images, classes, bfloat16=bfloat16)
+    costs = measured.costs
     columns = "Layer", "Features", "Forward", "Backward", "Share", "Kept", "Target head"
     table = Table(*columns, box=None, pad_edge=False, title="A training step up to each layer", title_justify="left")
     for layer in costs.layers:
         shape = "×".join(str(n) for n in layer.shape[1:])
         times = [f"{1000 * s:.1f} ms" for s in (layer.forward_s, layer.backward_s)]
         shares = f"{layer.seconds / costs.whole.seconds:.0%}", f"{layer.kept_bytes / 2**20:.1f} MiB"
-        table.add_row(layer.name, shape, *times, *shares, f"{1000 * auxiliary[layer.name]:.1f} ms")
+        table.add_row(layer.name, shape, *times, *shares, f"{1000 * measured.heads[layer.name]:.1f} ms")
     console.print(table, highlight=False)
     whole = f"{1000 * costs.whole.seconds:.1f} ms, {costs.whole.kept_bytes / 2**20:.1f} MiB kept"
     threads = f"{torch.get_num_threads()} thread(s), {'bfloat16' if bfloat16 else 'float32'}"
     console.print(f"A whole step of {len(images)} images: {whole}; {threads}.", highlight=False)
     proposals = Table("model.at", "Cut after", "Pipelined", "Alternating keeps", "Best for", box=None, pad_edge=False)
     for goal, meaning in GOALS.items():
-        found = costs.propose(goal, blocks, auxiliary)
+        found = measured.propose(goal, blocks)
         pace, kept = f"at most {found.speedup:.2f}×", f"{found.saving:.0%} less at a time"
         proposals.add_row(f"auto:{goal}", ", ".join(found.at), pace, kept, meaning)
     console.print(proposals, highlight=False)

@@ -19,12 +19,14 @@ from efface.config import Config
 from efface.data.dataset import AttributeDataset
 from efface.data.load import load
 from efface.engine import Job
+from efface.engine.cuts import settle_cut
 from efface.engine.seeds import seed_everything
 from efface.errors import CheckpointError
 from efface.experiments.environment import describe, peak_rss_mb
 from efface.experiments.folder import RunFolder
 from efface.methods import UnlearnedModel, find_method, restore
 from efface.models import build, split
+from efface.models.measure import auto_goal
 from efface.report import render_report, write_model_card
 
 
@@ -83,10 +85,12 @@ def run(
     """
     console = console or Console(quiet=True)
     folder = RunFolder(Path(out)) if out is not None else RunFolder.default(config.name, resume)
+    config = _resumed_cut(config, folder, resume)
     folder.check(config, resume, overwrite)
     clock = Clock()
     with clock.phase("read_s"):
         data = load(config.data, config.seed, progress)
+    config = _settled_cut(config, data, console)
     preflight(config, data)
     folder.begin(config, resume, overwrite)
     folder.write_json("environment.json", describe(config.seed))
@@ -225,6 +229,27 @@ def examine(
     found = replace(found, phases={**found.phases, **clock.phases, "peak_rss_mb": peak_rss_mb()})
     folder.write_json("audit.json", found.to_json())
     return RunResult(folder.path, found, report)
+
+
+def _resumed_cut(config: Config, folder: RunFolder, resume: bool) -> Config:
+    """Where a run that goes on asks for ``auto``, take what was chosen when it began: another might be measured now."""
+    if resume and auto_goal(config.model.at) is not None and (folder.path / "config.yaml").is_file():
+        return _cut_at(config, folder.config().model.at)
+    return config
+
+
+def _settled_cut(config: Config, data: AttributeDataset, console: Console) -> Config:
+    """Put named layers in the place of ``auto``: the run folder says what was trained."""
+    goal = auto_goal(config.model.at)
+    if goal is None:
+        return config
+    names = settle_cut(fresh_model(config, data, "original"), config.model.at, data, config.engine)
+    console.print(f"Cut: {', '.join(names)} (best for {goal}, measured here)", highlight=False)
+    return _cut_at(config, names[0] if len(names) == 1 else tuple(names))
+
+
+def _cut_at(config: Config, at: str | tuple[str, ...]) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update={"at": at})})
 
 
 def _cuts(config: Config) -> list[str]:

@@ -10,7 +10,8 @@ from torch import nn
 from efface.config import EngineConfig, MethodConfig
 from efface.data.dataset import AttributeDataset
 from efface.engine import Job
-from efface.errors import ConfigError, did_you_mean
+from efface.engine.cuts import settle_cut
+from efface.errors import ConfigError, did_you_mean, expected
 from efface.methods.adversarial import Adversarial
 from efface.methods.base import Method, Registry, UnlearnedModel
 from efface.methods.detachment import Detachment
@@ -25,6 +26,7 @@ from efface.methods.quantised import Quantised
 from efface.methods.random_projection import RandomProjection
 from efface.methods.task_bottleneck import Bottleneck
 from efface.methods.vclub import VClub
+from efface.models.measure import auto_goal
 
 METHODS = Registry(
     [
@@ -76,7 +78,8 @@ def unlearn(
     Args:
         model: Any classifier of the target; it starts from the weights it has, fresh or trained.
         data: Images, target and attributes to unlearn.
-        at: Named layer(s); their output is what others will see.
+        at: Named layer(s); their output is what others will see. ``auto``, ``auto:speed``, ``auto:memory`` or
+            ``auto:balance``: measured on this machine (``UnlearnedModel.at`` says what came of it).
         method: Settings, or a name from ``efface ls methods``; default: detachment, conditional.
         engine: Settings of the training loop.
         seed: Of everything random.
@@ -98,9 +101,13 @@ def unlearn(
         config = MethodConfig(name=method)
     chosen = method if isinstance(method, Method) else find_method(config.name)
     engine = engine or EngineConfig()
+    if resume and auto_goal(at) is not None:
+        advice = "Name what the first run chose: `UnlearnedModel.at`."
+        raise ConfigError(expected("at", "named layers when a training resumes", at, advice))
+    cuts = settle_cut(model, at, data, engine)
     job = Job(
         folder=Path(folder) if folder is not None else None,
-        fingerprint=_fingerprint(config, engine, at, data, seed),
+        fingerprint=_fingerprint(config, engine, at if auto_goal(at) is None else cuts, data, seed),
         seed=seed,
         resume=resume,
         progress=progress,
@@ -108,7 +115,6 @@ def unlearn(
     )
     if job.folder is not None:
         job.folder.mkdir(parents=True, exist_ok=True)
-    cuts = [at] if isinstance(at, str) else list(at)
     return chosen.fit(model, data, cuts, config, engine, job)
 
 

@@ -163,10 +163,11 @@ def measure_cuts(model: nn.Module, images: Tensor, *, bfloat16: bool = False, re
     Raises:
         CutError: The model can't be cut anywhere.
     """
-    points = cut_points(model, images[:2])
+    home = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
+    points = cut_points(model, images[:2].to(home))
     if not points:
         raise CutError(f"{type(model).__name__} has no layer at which it can be cut.")
-    subject = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    subject = copy.deepcopy(model).to(images.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
     names = [point.name for point in points]
     with undisturbed(subject):
@@ -216,24 +217,6 @@ def measure_module(module: nn.Module, features: Tensor, *, bfloat16: bool = Fals
             torch.autograd.grad(output.float().square().mean(), inputs, allow_unused=True)
             passes.append(_now(features) - begun)
     return median(passes[1:])
-
-
-def choose_cut(
-    model: nn.Module, at: str | Sequence[str], images: Tensor, *, bfloat16: bool = False, blocks: int = 2
-) -> tuple[str, ...]:
-    """Return the layers to cut at: those named, or what ``auto`` stands for on this machine.
-
-    Args:
-        model: Left as it was.
-        at: Layer names, or ``auto``, ``auto:speed``, ``auto:memory``, ``auto:balance``.
-        images: A batch of the size that will be trained with.
-        bfloat16: Whether training will compute in bfloat16.
-        blocks: K.
-    """
-    goal = auto_goal(at)
-    if goal is None:
-        return (at,) if isinstance(at, str) else tuple(at)
-    return measure_cuts(model, images, bfloat16=bfloat16).propose(goal, blocks).at
 
 
 def _timed(
