@@ -52,21 +52,56 @@ def test_rounding_to_bf16_would_hide_it():
     assert accuracy(fitted, exact["test"]) > 0.93
 
 
-def test_the_solution_is_scikit_learns():
+def line_up(n, seed):
+    """Three classes in a row along one direction, among others that say nothing."""
+    random = np.random.default_rng(seed)
+    z = random.integers(0, 3, n)
+    features = random.standard_normal((n, 6))
+    features[:, 1] += 3.0 * z
+    return features.astype(np.float32), z
+
+
+def only(ridge):
+    attacker = LeastSquaresAttacker()
+    attacker.ridges = (ridge,)
+    return attacker
+
+
+def test_for_two_classes_the_direction_is_that_of_least_squares():
     from sklearn.linear_model import Ridge
     from sklearn.preprocessing import StandardScaler
 
     features, labels = split_of(lambda n, seed: hidden(n, seed, small=0.3), (400, 100, 100))
     data = views(features, labels)
-    attacker = LeastSquaresAttacker()
-    attacker.ridges = (0.1,)
-    fitted = attacker.fit(data["train"], data["validation"], Budget())
-    inputs = StandardScaler().fit(features["train"])
-    told = np.eye(2)[labels["train"]]
-    oracle = Ridge(alpha=0.1 * 400).fit(inputs.transform(features["train"]), told)
-    guesses = fitted.predict_logits(data["test"]) * fitted.temperature
-    wanted = torch.from_numpy(oracle.predict(inputs.transform(features["test"]))).clamp_min(1e-4).log()
-    torch.testing.assert_close(guesses, wanted.float(), atol=2e-3, rtol=2e-3)
+    fitted = only(0.1).fit(data["train"], data["validation"], Budget())
+    inputs = StandardScaler().fit(features["train"]).transform(features["train"])
+    oracle = Ridge(alpha=0.1 * 400).fit(inputs, labels["train"]).coef_
+    ours = (fitted.weight[:, 1] - fitted.weight[:, 0]).numpy()
+    assert ours @ oracle / np.linalg.norm(ours) / np.linalg.norm(oracle) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_logits_are_those_of_gaussians_with_one_covariance():
+    from scipy.stats import multivariate_normal
+
+    features, labels = split_of(line_up, (400, 100, 100))
+    data = views(features, labels, classes=3)
+    fitted = only(0.1).fit(data["train"], data["validation"], Budget())
+    mean, std = features["train"].mean(0), features["train"].std(0)
+    inputs, asked = (((features[name] - mean) / std).astype(float) for name in ("train", "test"))
+    groups = [inputs[labels["train"] == z] for z in range(3)]
+    within = sum(len(group) * np.cov(group.T, bias=True) for group in groups) / 400 + 0.1 * np.eye(6)
+    wanted = np.stack([multivariate_normal(g.mean(0), within).logpdf(asked) + np.log(len(g) / 400) for g in groups], 1)
+    said = fitted.predict_logits(data["test"]) * fitted.temperature
+    torch.testing.assert_close(
+        said.log_softmax(1), torch.from_numpy(wanted).log_softmax(1).float(), atol=2e-3, rtol=2e-3
+    )
+
+
+def test_a_class_between_two_others_is_named():
+    data = views(*split_of(line_up), classes=3)
+    fitted = build_attacker("least-squares").fit(data["train"], data["validation"], Budget())
+    assert accuracy(fitted, data["test"]) > 0.88, "Bayes: 0.911; without the class between: 0.67"
+    assert 0.2 < float((fitted.predict_logits(data["test"]).argmax(1) == 1).float().mean()) < 0.5
 
 
 def test_noise_stays_at_the_majority():

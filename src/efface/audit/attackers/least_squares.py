@@ -1,12 +1,16 @@
-"""Least squares in full precision, at several ridges. Card: docs/attackers/least-squares.md.
+"""Fisher's discriminant in full precision, at several ridges. Card: docs/attackers/least-squares.md.
 
 A model that was trained against attackers may leave z where they do not look: in directions whose variance is a
 thousandth of the others'. Gradient descent gets there last, and bf16 rounds them away. A closed-form solution
 whitens all directions at once.
+
+For two classes the direction is that of least squares. For more, least squares would never name a class that lies
+between two others; the discriminant does.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +26,12 @@ TINY = 1e-6
 
 
 class LeastSquaresAttacker(Attacker):
-    """Ridge regression of z in float64, down to directions of little variance; validation picks the ridge.
+    """Fisher's discriminant in float64, down to directions of little variance; validation picks the ridge.
+
+    Source: Fisher (1936); Friedman (1989) for the ridge.
 
     Attributes:
-        ridges: Added to the diagonal of the features' correlation matrix, from strong to weak.
+        ridges: Added to the diagonal of the covariance within classes, from strong to weak; features have spread 1.
     """
 
     name = "least-squares"
@@ -40,25 +46,25 @@ class LeastSquaresAttacker(Attacker):
         """Solve for every ridge: what hides in small directions shows at the weakest only."""
         people = torch.randperm(len(train), generator=torch.Generator().manual_seed(budget.seed))[:PEOPLE].sort().values
         scale = Scale.of(train, people)
-        base = prior(train.labels[people], train.classes).double().exp()
-        moments, crossed = normal_equations(train, people, scale, base)
+        within, means = class_moments(train, people, scale)
+        log_shares = prior(train.labels[people], train.classes).double()
         held_out = torch.cat([scale.read(validation, rows) for rows in torch.arange(len(validation)).split(CHUNK)])
-        best, top = None, (-1.0, 0.0)
+        best, top = None, (-1.0, -math.inf)
         for place, ridge in enumerate(self.ridges, 1):
-            factor, failed = torch.linalg.cholesky_ex(moments + ridge * torch.eye(len(moments), dtype=torch.float64))
+            factor, failed = torch.linalg.cholesky_ex(within + ridge * torch.eye(len(within), dtype=torch.float64))
             if failed:
                 break
-            weight = torch.cholesky_solve(crossed, factor)
-            found = score((held_out @ weight + base).float(), validation.labels)
+            weight = torch.cholesky_solve(means, factor)
+            bias = log_shares - (means * weight).sum(0) / 2
+            found = score((held_out @ weight + bias).float(), validation.labels)
             if best is None or found > top:
-                best, top = (place, weight), found
+                best, top = (place, weight, bias), found
             if place <= budget.epochs:
                 budget.tick()
         assert best is not None, "the strongest ridge can always be solved"
-        logits = as_logits(held_out @ best[1], base)
-        return FittedLeastSquares(
-            top[0], best[0], None, best[1], base, scale, fit_temperature(logits, validation.labels)
-        )
+        place, weight, bias = best
+        temperature = fit_temperature((held_out @ weight + bias).float(), validation.labels)
+        return FittedLeastSquares(top[0], place, None, weight, bias, scale, temperature)
 
 
 @dataclass(frozen=True)
@@ -89,26 +95,21 @@ class Scale:
         return (flattened(view.standardised(people)).double() - self.mean) / self.std
 
 
-def normal_equations(
-    train: FeatureView, people: Int[Tensor, " n"], scale: Scale, base: Float64[Tensor, " A"]
+def class_moments(
+    train: FeatureView, people: Int[Tensor, " n"], scale: Scale
 ) -> tuple[Float64[Tensor, "F F"], Float64[Tensor, "F A"]]:
-    """Return the features' correlation matrix and their covariance with onehot(z) − p(z), summed up in float64."""
-    width = len(scale.mean)
-    moments, crossed = (
-        torch.zeros(width, width, dtype=torch.float64),
-        torch.zeros(width, train.classes, dtype=torch.float64),
-    )
+    """Return the covariance within classes, and the classes' means, summed up in float64.
+
+    The mean of all is 0; a class that nobody has is there.
+    """
+    width, classes = len(scale.mean), train.classes
+    moments, sums = torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, classes, dtype=torch.float64)
     for rows in people.split(CHUNK):
         inputs = scale.read(train, rows)
-        told = F.one_hot(train.labels[rows], train.classes) - base
         moments += inputs.T @ inputs
-        crossed += inputs.T @ told
-    return moments / len(people), crossed / len(people)
-
-
-def as_logits(fitted: Float64[Tensor, "n A"], base: Float64[Tensor, " A"]) -> Logits:
-    """Return the logarithm of fitted probabilities; least squares may leave [0, 1], so 0.0001 is the least."""
-    return (fitted + base).clamp_min(1e-4).log().float()
+        sums += inputs.T @ F.one_hot(train.labels[rows], classes).double()
+    means = sums / torch.bincount(train.labels[people], minlength=classes).clamp_min(1)
+    return (moments - sums @ means.T) / len(people), means
 
 
 @dataclass
@@ -119,12 +120,12 @@ class FittedLeastSquares(FittedAttacker):
     epoch: int
     warning: str | None
     weight: Float64[Tensor, "F A"]
-    base: Float64[Tensor, " A"]
+    bias: Float64[Tensor, " A"]
     scale: Scale
     temperature: float
 
     def predict_logits(self, view: FeatureView) -> Logits:
         """Return calibrated logits, on the CPU."""
         parts = torch.arange(len(view)).split(CHUNK)
-        fitted = torch.cat([self.scale.read(view, people) @ self.weight for people in parts])
-        return as_logits(fitted, self.base) / self.temperature
+        said = torch.cat([self.scale.read(view, people) @ self.weight + self.bias for people in parts])
+        return said.float() / self.temperature
