@@ -87,6 +87,49 @@ def test_the_simulation_can_fail():
     assert exact[0] < 0.6
 
 
+@given(pairs, st.integers(0, 49), st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)))
+@settings(max_examples=60, deadline=None)
+def test_one_person_moves_the_count_by_at_most_one(rows, place, other):
+    """The bounded differences of the proof."""
+
+    def right(people):
+        a, b, z = (np.array(column) for column in zip(*people, strict=True))
+        return int(code_counts(np.stack([a, b], 1), z).max(1).sum())
+
+    place %= len(rows)
+    assert abs(right([*rows[:place], other, *rows[place + 1 :]]) - right(rows)) <= 1
+
+
+def test_the_estimate_is_never_too_low_on_average():
+    """E[Â] ≥ A*, by going through every outcome of n people; and without equality where there is a tie to win."""
+    generator = np.random.default_rng(0)
+    for n in (1, 2, 5):
+        for joint in (*generator.dirichlet(np.ones(4), 10), np.full(4, 0.25), np.array([0.5, 0, 0, 0.5])):
+            outcomes = [k for k in np.ndindex(*[n + 1] * 4) if sum(k) == n]
+            chance = stats.multinomial(n, joint).pmf(outcomes)
+            estimates = np.array(outcomes).reshape(-1, 2, 2).max(2).sum(1) / n
+            assert chance.sum() == pytest.approx(1)
+            assert chance @ estimates >= exact_accuracy(joint.reshape(2, 2)) - 1e-9
+    assert chance @ estimates == pytest.approx(1), "everything is told: no bias"
+
+
+@given(pairs, st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_no_rule_is_right_about_more_people_than_are_counted(rows, seed):
+    """K ≤ nÂ, on which the exact bound rests: the rule need not be known."""
+    a, b, z = (np.array(column) for column in zip(*rows, strict=True))
+    rule = np.random.default_rng(seed).integers(0, 3, (4, 3))
+    assert (rule[a, b] == z).sum() <= round(certify(np.stack([a, b], 1), z).empirical * len(z))
+
+
+def test_what_the_attacker_knows_beside_the_code_goes_into_the_code():
+    """c is a coin and tells nothing of z = c XOR y: with y it tells all."""
+    generator = np.random.default_rng(0)
+    c, y = generator.integers(0, 2, (2, 4000))
+    assert certify(c, c ^ y).bound < 0.55
+    assert certify(np.stack([c, y], 1), c ^ y).empirical == 1.0
+
+
 def test_no_attacker_beats_the_truth_that_is_bounded():
     joint = np.random.default_rng(0).dirichlet(np.ones(12)).reshape(4, 3)
     every = [joint[np.arange(4), rule].sum() for rule in np.ndindex(3, 3, 3, 3)]
