@@ -1,5 +1,7 @@
 """What the tests of the parallel executors share: a training of a small network in two or three blocks."""
 
+from dataclasses import replace
+
 import torch
 
 from conftest import Net
@@ -7,10 +9,15 @@ from efface.config import EngineConfig, MethodConfig
 from efface.engine import Job
 from efface.methods import Detachment
 
-FAST = EngineConfig(epochs=2, batch_size=64, precision="32-true", threads=1, log_every=2, device="cpu")
+FAST = EngineConfig(epochs=2, batch_size=32, precision="32-true", threads=1, log_every=2, device="cpu")
 SMALL = MethodConfig(head_width=16, decoder_width=16, heads=("conv", "pooled"), restart_every=1)
 WITH_RIDGE = SMALL.model_copy(update={"heads": ("conv", "ridge")})
 CUTS = {2: ["low"], 3: ["low", "middle"]}
+
+
+def few(faces):
+    """Faces for six steps an epoch."""
+    return replace(faces, splits=faces.splits | {"train": faces.rows("train")[: 6 * FAST.batch_size]})
 
 
 def train(faces, blocks, schedule, folder=None, resume=False, config=FAST, method=SMALL):
@@ -19,7 +26,7 @@ def train(faces, blocks, schedule, folder=None, resume=False, config=FAST, metho
     model = Net(dropout=0.3)
     job = Job(progress=False, seed=3, folder=folder, fingerprint="f", resume=resume)
     engine = config.model_copy(update={"schedule": schedule})
-    history = Detachment().fit(model, faces, CUTS[blocks], method, engine, job).history
+    history = Detachment().fit(model, few(faces), CUTS[blocks], method, engine, job).history
     return {name: value.clone() for name, value in model.state_dict().items()}, history
 
 

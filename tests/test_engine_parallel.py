@@ -29,7 +29,7 @@ from efface.engine.parallel.ring import Ring
 from efface.errors import DataError, TrainingError
 from efface.models import split
 from efface.objectives import ClassifierObjective, Terms
-from parallel_helpers import FAST, SMALL, WITH_RIDGE, assert_equal, train
+from parallel_helpers import FAST, SMALL, WITH_RIDGE, assert_equal, few, train
 
 
 def log_of(folder):
@@ -93,7 +93,7 @@ def fit_slowly(net, faces, folder, last, **changes):
     cut = split(net, ["low", "middle"])
     parts = [Part(cut.blocks[0], Mean()), Part(cut.blocks[1], Mean()), Part(cut.blocks[2], last)]
     config = FAST.model_copy(update={"schedule": "local_parallel", "checkpoint_every": 2, "epochs": 20, **changes})
-    return fit(parts, faces, config, Job(progress=False, seed=3, folder=folder, fingerprint="f"))
+    return fit(parts, few(faces), config, Job(progress=False, seed=3, folder=folder, fingerprint="f"))
 
 
 def shared_memory():
@@ -128,7 +128,7 @@ def test_a_killed_worker_ends_the_run_and_leaves_nothing(net, faces, tmp_path, v
 
 def test_a_run_goes_on_after_its_worker_was_killed(faces, tmp_path):
     """The resumed run ends with the weights of a whole one, and its log."""
-    config = FAST.model_copy(update={"checkpoint_every": 4, "epochs": 3})
+    config = FAST.model_copy(update={"checkpoint_every": 4})
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     whole, _ = train(faces, 3, "local_parallel", tmp_path / "whole", config=config)
@@ -216,7 +216,7 @@ def test_evaluation_sees_the_weights_at_the_end_of_its_epoch(net, faces, tmp_pat
         def total(fabric, model=model):
             return {"total": float(sum(p.detach().double().abs().sum() for p in model.parameters()))}
 
-        history = fit(parts, faces, config, Job(progress=False, seed=3), total)
+        history = fit(parts, few(faces), config, Job(progress=False, seed=3), total)
         seen[schedule] = [json.dumps(line["metrics"]) for line in history.lines if line["split"] == "validation"]
     assert len(seen["local"]) == 3
     assert seen["local"] == seen["local_parallel"]
@@ -224,7 +224,7 @@ def test_evaluation_sees_the_weights_at_the_end_of_its_epoch(net, faces, tmp_pat
 
 def test_one_block_needs_no_other_process(net, faces):
     config = FAST.model_copy(update={"schedule": "local_parallel", "epochs": 1})
-    history = fit([Part(net, ClassifierObjective())], faces, config, Job(progress=False))
+    history = fit([Part(net, ClassifierObjective())], few(faces), config, Job(progress=False))
     assert history.steps == 6
 
 

@@ -181,7 +181,7 @@ def test_auto_measures_for_real_with_the_batch_that_is_trained(net, faces, monke
     before = {name: value.clone() for name, value in net.state_dict().items()}
     (chosen,) = cuts.settle_cut(net, "auto:memory", faces, FAST)
     assert chosen == measure_cuts(net, torch.randn(64, 3, 32, 32), repeats=1).propose("memory").at[0]
-    assert seen == [(64, 3, 32, 32)]
+    assert seen == [(FAST.batch_size, 3, 32, 32)]
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 

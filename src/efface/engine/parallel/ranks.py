@@ -174,7 +174,8 @@ class _Books:
         self._figures = {}
         if ledger.plan.ends_epoch(done):
             for number, (stage, state) in enumerate(zip(training.stages, states, strict=True)):
-                if number != self.block:
+                # Replicas have the same parameters; their running moments are each one's own, the first's count.
+                if number != self.block or self.replicas > 1:
                     stage.load_modules(state)
             if training.evaluate is not None and ledger.writes:
                 ledger.validated(done, training.evaluate(training.fabric))
