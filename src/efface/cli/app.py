@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 
 import typer
@@ -30,7 +31,7 @@ errors = Console(stderr=True)
 def main() -> None:
     """Entry point of ``efface``."""
     # Imported here: each verb registers itself on the application.
-    from efface.cli import audit, ls, report, run  # noqa: F401
+    from efface.cli import audit, bench, ls, report, reproduce, run, sweep  # noqa: F401
 
     keep_freed_memory()
     try:
@@ -40,17 +41,29 @@ def main() -> None:
         sys.exit(2)
 
 
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": (-3, 1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
+    "MALLOC_ARENA_MAX": (-8, 1),
+}
+"""Settings of glibc's allocator: the variable for processes to come, mallopt's number for it, our value."""
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed: a training step frees and asks for the same large buffers again and again.
 
-    By default every buffer above 128 KiB to 32 MiB goes back to the system, and its pages are faulted in anew: about a
-    tenth of a step on two cores. Other C libraries are left as they are.
+    By default every buffer of 32 MiB and more goes back to the system, and so does whatever is freed at the end of the
+    heap: the pages are faulted in anew, step by step. A thread other than the first has heaps of 64 MiB at most and
+    maps what is larger, so the process of a block, which computes in a thread, needs the one arena of all threads.
+
+    mallopt acts at once and is inherited by forks: no second start of the program is needed. The variables are for
+    processes that are started afresh. What the user has set stays; other C libraries are left as they are.
     """
-    trim_threshold, mmap_threshold = -1, -3
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 32 << 20)
-        libc.mallopt(trim_threshold, 2**31 - 1)
+        for variable, (number, value) in ALLOCATOR.items():
+            if variable not in os.environ and libc.mallopt(number, value):
+                os.environ[variable] = str(value)
 
 
 def _title(error: EffaceError) -> str:
