@@ -31,7 +31,7 @@ errors = Console(stderr=True)
 def main() -> None:
     """Entry point of ``efface``."""
     # Imported here: each verb registers itself on the application.
-    from efface.cli import audit, bench, ls, report, reproduce, run, sweep  # noqa: F401
+    from efface.cli import audit, bench, compare, ls, report, reproduce, run, sweep  # noqa: F401
 
     keep_freed_memory()
     try:

@@ -1,0 +1,74 @@
+"""``efface compare``: every method under one budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from efface.cli.app import app, console, errors
+from efface.errors import ConfigError, did_you_mean, expected
+
+SUITES = ("quick", "standard", "full")
+
+
+@app.command()
+def compare(
+    config: Annotated[str, typer.Argument(help="A preset (efface ls presets) or a YAML file.", show_default=False)],
+    methods: Annotated[str, typer.Option(help="Names (efface ls methods), separated by commas; or all.")] = "all",
+    seeds: Annotated[int, typer.Option(help="How often: seeds of data, weights and attackers.")] = 3,
+    suite: Annotated[
+        str | None, typer.Option(help="Attackers that all meet: quick, standard (default) or full.", show_default=False)
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data set in place of data.source: a folder, or a Hugging Face hub name.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as engine.epochs=5. May be repeated."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. Default: comparisons/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished, and make the rest.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the comparison in --out.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Run every method on a preset under one budget; write one table and one trade-off plot.
+
+    All methods start from one original per seed, train for the same epochs, and meet the same attackers. Each has the
+    preset's settings, those that suit it where it names some, and those of --set.
+
+    Examples:
+      efface compare toyfaces-smiling-glasses --seeds 1
+
+      efface compare utkface-gender-race --data DIR --methods detachment,leace,adversarial
+
+      efface compare toyfaces-smiling-glasses --resume
+    """
+    from efface.experiments.compare import compare as make_comparison
+    from efface.experiments.presets import find_config
+
+    if suite is not None and suite not in SUITES:
+        raise ConfigError(expected("--suite", "quick, standard or full", suite, did_you_mean(suite, SUITES)))
+    overrides = list(set_ or [])
+    if data is not None:
+        overrides.insert(0, f"data.source={data!r}")
+    settings = find_config(config, overrides)
+    try:
+        board, folder = make_comparison(
+            settings,
+            methods,
+            seeds,
+            out,
+            suite=suite,
+            overrides=overrides,
+            resume=resume,
+            overwrite=overwrite,
+            progress=not quiet,
+            console=console,
+        )
+    except KeyboardInterrupt:
+        errors.print("Interrupted. What is finished is kept; go on with the same command and --resume.")
+        raise typer.Exit(130) from None
+    console.print(board.to_markdown(), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Leaderboard: {folder / 'leaderboard.json'}", highlight=False, soft_wrap=True)

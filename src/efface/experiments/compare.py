@@ -1,0 +1,295 @@
+"""``efface compare``: every method on one preset under one budget, from one original per seed, before one suite."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from efface.audit import audit
+from efface.audit.remembered import remembering
+from efface.config import Config
+from efface.data.dataset import AttributeDataset
+from efface.data.load import load
+from efface.errors import ConfigError, EffaceError, Problems, did_you_mean, expected
+from efface.experiments.cells import ORIGINAL, Cell, train_apart
+from efface.experiments.environment import describe
+from efface.experiments.folder import RunFolder
+from efface.experiments.leaderboard import Leaderboard, row_of
+from efface.experiments.runner import fresh_model, preflight
+from efface.methods import METHODS, find_method, released_data, restore
+from efface.models import split
+
+ROOT = Path("comparisons")
+ALL = "all"
+
+
+@dataclass
+class Comparison:
+    """A comparison under way.
+
+    Attributes:
+        config: The preset, with the audit that all methods meet.
+        methods: Names, in the order in which they are made.
+        seeds: Of data, weights and attackers, one after the other.
+        overrides: ``method.…=value``; they win over what a method suggests.
+        folder: Where everything goes.
+        progress: Whether to show progress bars.
+        console: Where remarks go.
+    """
+
+    config: Config
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...]
+    folder: RunFolder
+    progress: bool = True
+    console: Console = field(default_factory=lambda: Console(quiet=True))
+
+    def __post_init__(self) -> None:
+        self.environment = describe(self.config.seed)
+        self.rows: list[dict[str, Any]] = []
+        self.failed: list[dict[str, Any]] = []
+        self._data: tuple[int, AttributeDataset] | None = None
+
+    def settings(self, method: str, seed: int) -> Config:
+        """Return the configuration of a cell: the preset's, what the method suggests, what the user set."""
+        values = self.config.model_dump()
+        values["method"] |= {**find_method(method).suggested, "name": method}
+        return Config.from_mapping(values | {"name": method, "seed": seed}).updated(self.overrides)
+
+    def place(self, method: str, seed: int) -> Path:
+        """Return the run folder of a cell."""
+        return self.folder.path / f"seed-{seed}" / method
+
+    def data(self, seed: int) -> AttributeDataset:
+        """Return the data of a seed; those of the last one asked for are kept."""
+        if self._data is None or self._data[0] != seed:
+            self._data = seed, load(self.config.data, seed, self.progress)
+        return self._data[1]
+
+    def run(self) -> Leaderboard:
+        """Make every cell that is not made, and the leaderboard after each."""
+        for seed in self.seeds:
+            with remembering():
+                for method in self.methods:
+                    self._attempt(method, seed)
+                    self.leaderboard.write(self.folder.path)
+        return self.leaderboard
+
+    def _attempt(self, method: str, seed: int) -> None:
+        """Make a cell, or note why it failed."""
+        try:
+            self.rows.append(self._cell(method, seed))
+        except EffaceError as error:
+            self.failed.append({"method": method, "seed": seed, "error": str(error)})
+            self.console.print(f"{method}, seed {seed}, failed: {error}", highlight=False, markup=False, style="red")
+
+    @property
+    def leaderboard(self) -> Leaderboard:
+        """What there is so far."""
+        done = {(one["method"], one["seed"]) for one in (*self.rows, *self.failed)}
+        pending = [
+            {"method": method, "seed": seed}
+            for seed in self.seeds
+            for method in self.methods
+            if (method, seed) not in done
+        ]
+        config = self.config
+        about = {
+            "name": config.name,
+            "suite": config.audit.suite if config.audit.attackers is None else ", ".join(config.audit.attackers),
+            "split": config.audit.split,
+            "target": config.data.target,
+            "attributes": list(config.data.attributes),
+            "environment": self.environment,
+            "config": config.model_dump(mode="json"),
+        }
+        return Leaderboard(self.rows, self.failed, pending, about)
+
+    def _cell(self, method: str, seed: int) -> dict[str, Any]:
+        """Return the row of a cell: the finished one, or a new one."""
+        config, folder = self.settings(method, seed), RunFolder(self.place(method, seed))
+        stamp = {"fingerprint": config.fingerprint(), "audit": config.audit.model_dump(mode="json")}
+        kept = folder.read_json("cell.json")
+        if kept.get("stamp") == stamp and "row" in kept:
+            return dict(kept["row"])
+        self.console.print(f"{method}, seed {seed}", highlight=False)
+        training = self._trained(method, seed)
+        row = row_of(method, seed, self._audited(config, folder, training), training)
+        folder.write_json("cell.json", {"stamp": stamp, "row": row})
+        return row
+
+    def _trained(self, method: str, seed: int) -> dict[str, Any]:
+        """Return time and memory of a cell's training; train it, and before it the original, if that is not done."""
+        config, folder = self.settings(method, seed), RunFolder(self.place(method, seed))
+        folder.begin(config, resume=True, overwrite=False)
+        if found := folder.read_json("training.json"):
+            return found
+        original = None if method == ORIGINAL else self.place(ORIGINAL, seed)
+        if original is not None:
+            self._trained(ORIGINAL, seed)
+        found = train_apart(Cell(config, folder.path, original, self.progress))
+        folder.write_json("training.json", found)
+        return found
+
+    def _audited(self, config: Config, folder: RunFolder, training: dict[str, Any]) -> dict[str, Any]:
+        """Attack a cell's model and the original; write audit.json."""
+        data, method = self.data(config.seed), config.method.name
+        models = {}
+        for name, place, file in (
+            (ORIGINAL, self.place(ORIGINAL, config.seed), ORIGINAL),
+            ("model", folder.path, ORIGINAL if method == ORIGINAL else "model"),
+        ):
+            models[name] = restore(fresh_model(config, data, name), RunFolder(place).weights(file))
+        at = config.model.at if isinstance(config.model.at, str) else config.model.at[0]
+        released = released_data(data, folder.path, config.method, config.seed)
+        found = audit(
+            models["model"],
+            released,
+            split(models["model"], at).at[0],
+            original=models[ORIGINAL],
+            config=config.audit,
+            seed=config.seed,
+            progress=self.progress,
+            name=f"{self.config.name}, {method}",
+        )
+        found = replace(found, model={**found.model, "name": config.model.name, "auxiliary": training["auxiliary"]})
+        phases = {"train_unlearned_s": training["train_s"], "peak_rss_mb": training["peak_rss_mb"]}
+        found = replace(found, phases={**found.phases, **phases})
+        folder.write_json("audit.json", found.to_json())
+        return found.to_dict()
+
+
+def compare(
+    config: Config,
+    methods: str | Sequence[str] = ALL,
+    seeds: int = 3,
+    out: Path | None = None,
+    *,
+    suite: str | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    console: Console | None = None,
+) -> tuple[Leaderboard, Path]:
+    """Compare methods of unlearning; what is finished is kept, and not made again on ``resume``.
+
+    Args:
+        config: The preset: data, model, cut, engine.
+        methods: Names, or ``all``.
+        seeds: How many; the first is the preset's.
+        out: Folder; None: ``comparisons/NAME``.
+        suite: Suite of attackers that all models meet; None: as configured, else ``standard``.
+        overrides: ``method.…=value`` for all methods; they win over what a method suggests.
+        resume: Go on with a comparison, also with more methods or seeds.
+        overwrite: Replace the comparison that is there.
+        progress: Show progress bars.
+        console: Where remarks go.
+
+    Returns:
+        The leaderboard, and the folder with leaderboard.json, leaderboard.md, pareto.svg, pareto.png and a run folder
+        per method and seed.
+
+    Raises:
+        ConfigError: A name, number or setting is wrong, or the folder holds something else; all problems at once.
+    """
+    chosen = chosen_methods(methods)
+    if seeds < 1:
+        raise ConfigError(expected("--seeds", "at least 1", seeds))
+    config = with_suite(config, suite)
+    folder = RunFolder(Path(out)) if out is not None else RunFolder(ROOT / config.name)
+    own = tuple(text for text in overrides if text.startswith("method."))
+    numbers = tuple(config.seed + number for number in range(seeds))
+    comparison = Comparison(config, chosen, numbers, own, folder, progress, console or Console(quiet=True))
+    check_folder(folder, config, resume, overwrite)
+    check_methods(comparison)
+    if overwrite and not resume:
+        for place in folder.path.glob("seed-*"):
+            shutil.rmtree(place)
+    folder.begin(config, resume, overwrite)
+    return comparison.run(), folder.path
+
+
+def chosen_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names of methods, the original first, each once.
+
+    Raises:
+        ConfigError: Names are unknown, or there is none; all at once.
+
+    Example:
+        >>> chosen_methods("leace, original,leace")
+        ('original', 'leace')
+    """
+    if methods == ALL:
+        methods = METHODS.names()
+    names = [name.strip() for name in methods.split(",")] if isinstance(methods, str) else list(methods)
+    names = list(dict.fromkeys(name for name in names if name))
+    problems = Problems(ConfigError)
+    if not names:
+        problems.add(expected("--methods", "at least one name, or all", methods, did_you_mean("", METHODS.names())))
+    for name in set(names) - set(METHODS.names()):
+        problems.add(f"Unknown method {name!r} in --methods. {did_you_mean(name, METHODS.names())}")
+    problems.raise_if_any()
+    return tuple(sorted(names, key=lambda name: name != ORIGINAL))
+
+
+def with_suite(config: Config, suite: str | None) -> Config:
+    """Return the configuration with the attackers that all models meet, without what the table does not show.
+
+    Example:
+        >>> with_suite(Config(), None).audit.suite
+        'standard'
+    """
+    values = config.model_dump()
+    if suite is not None:
+        # A suite that is asked for wins over attackers that were configured.
+        values["audit"] |= {"suite": suite, "attackers": None}
+    elif config.audit.attackers is None and config.audit.suite == "custom":
+        values["audit"]["suite"] = "standard"
+    if config.audit.beyond is None:
+        values["audit"]["beyond"] = ("selectivity",)
+    values["audit"]["reconstruction"] = False
+    return Config.from_mapping(values)
+
+
+def check_folder(folder: RunFolder, config: Config, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds another comparison, or a run.
+
+    Raises:
+        ConfigError: It does.
+    """
+    if (folder.path / "audit.json").exists():
+        raise ConfigError(f"{str(folder.path)!r} holds a run or an audit. Name another folder with --out.")
+    folder.check(config, resume, overwrite)
+
+
+def check_methods(comparison: Comparison) -> None:
+    """Try what can fail before hours are spent, for every method; all problems at once.
+
+    Raises:
+        ConfigError: A setting does not fit a method or the data.
+    """
+    problems = Problems(ConfigError)
+    for text in _wrong(comparison):
+        problems.add(text)
+    problems.raise_if_any()
+
+
+def _wrong(comparison: Comparison) -> Iterator[str]:
+    data = comparison.data(comparison.config.seed)
+    preflight(comparison.settings(comparison.methods[0], comparison.config.seed), data)
+    for method in comparison.methods[1:]:
+        config = comparison.settings(method, comparison.config.seed).method
+        try:
+            find_method(method).check(config, data)
+        except EffaceError as error:
+            yield f"{method}: {error}"
+
+
+__all__ = ["Comparison", "chosen_methods", "compare"]

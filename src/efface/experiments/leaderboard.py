@@ -1,0 +1,227 @@
+"""The leaderboard of a comparison: a row per method and seed, means per method, as JSON, Markdown and a plot."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from efface.experiments.cells import ORIGINAL
+from efface.report.formats import duration, is_number, memory, number
+from efface.report.pareto import Point, front, save_pareto
+
+MEANS = (
+    "fidelity",
+    "fidelity_original",
+    "best_accuracy",
+    "label_floor",
+    "excess_leakage",
+    "conditional_bits",
+    "median_selectivity",
+    "aum",
+    "certified",
+    "train_s",
+    "peak_rss_mb",
+)
+"""Columns of which means over seeds are taken."""
+HEAD = (
+    "method",
+    "fidelity",
+    "best attacker",
+    "excess leakage",
+    "bits given the target",
+    "median selectivity",
+    "AUM",
+    "certified",
+    "training",
+    "peak memory",
+    "seeds",
+)
+
+
+def portable(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return configuration and environment without the paths of the machine, so that the file can be passed on.
+
+    Example:
+        >>> environment = {"command": "x compare p --data /a --out b -q"}
+        >>> found = portable({"config": {"data": {"source": "/a/faces"}}, "environment": environment})
+        >>> found["environment"]["command"], found["config"]["data"]["source"]
+        ('efface compare p --data DIR -q', 'faces')
+    """
+    words, kept = iter(shlex.split(about["environment"]["command"])[1:]), ["efface"]
+    for word in words:
+        flag, given, _ = word.partition("=")
+        if flag not in ("--data", "--out"):
+            kept.append(word)
+            continue
+        kept += ["--data", "DIR"] if flag == "--data" else []
+        if not given:
+            next(words, None)
+    data = about["config"]["data"]
+    data = {**data, "source": Path(str(data.get("source"))).name, "cache": None}
+    return {
+        **about,
+        "config": {**about["config"], "data": data},
+        "environment": {**about["environment"], "command": shlex.join(kept)},
+    }
+
+
+def row_of(method: str, seed: int, audit: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a finished cell: its figures of the attribute that leaks most, and those of each attribute.
+
+    Args:
+        method: Its name.
+        seed: Of data, weights and attackers.
+        audit: As in audit.json.
+        training: ``train_s`` in seconds, ``peak_rss_mb`` in MiB.
+    """
+    attributes = {name: _attribute(entry) for name, entry in audit["attributes"].items()}
+    worst = max(attributes, key=lambda name: _leak(attributes[name]))
+    others = audit.get("selectivity") or {"columns": [], "median_share": None}
+    survived = {column["column"]: (column["share"] or {}).get("value") for column in others["columns"]}
+    return {
+        "method": method,
+        "seed": seed,
+        "fidelity": audit["fidelity"]["value"],
+        "fidelity_original": audit["fidelity"]["original"],
+        "attribute": worst,
+        **attributes[worst],
+        "selectivity": survived,
+        "median_selectivity": others["median_share"],
+        "train_s": training["train_s"],
+        "peak_rss_mb": training["peak_rss_mb"],
+        "attributes": attributes,
+    }
+
+
+def _attribute(entry: Mapping[str, Any]) -> dict[str, Any]:
+    best = entry["best"]["attacker"]
+    found = next(attack for attack in entry["attackers"] if attack["name"] == best)
+    certified = entry.get("certificate")
+    return {
+        "best_accuracy": entry["best"]["accuracy"],
+        "best_attacker": best,
+        "highest_accuracy": entry["highest"]["accuracy"],
+        "majority": entry["floors"]["majority"],
+        "label_floor": entry["floors"]["label"],
+        "original_accuracy": entry["original_best"],
+        "excess_leakage": entry["excess_leakage"],
+        "conditional_bits": found.get("conditional_bits"),
+        "aum": entry["aum"],
+        "certified": certified["bound"] if certified else None,
+        "verdict": entry["verdict"],
+    }
+
+
+def _leak(entry: Mapping[str, Any]) -> float:
+    return -1.0 if entry["excess_leakage"] is None else float(entry["excess_leakage"])
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All rows of a comparison, and what they were made with.
+
+    Attributes:
+        rows: One per method and seed that is finished.
+        failed: Method, seed and reason of those that ended with an error.
+        pending: Method and seed of those not yet made.
+        about: Name, configuration, environment, suite.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    failed: Sequence[Mapping[str, Any]]
+    pending: Sequence[Mapping[str, Any]]
+    about: Mapping[str, Any]
+
+    @property
+    def methods(self) -> list[dict[str, Any]]:
+        """Means over seeds per method, with the least and the greatest; who leaks least is first."""
+        found = [self._mean(name) for name in dict.fromkeys(row["method"] for row in self.rows)]
+        best = front(self.points)
+        for entry in found:
+            entry["on_front"] = entry["method"] in best
+        return sorted(found, key=lambda entry: (_leak(entry), -(entry["fidelity"] or 0.0)))
+
+    def _mean(self, method: str) -> dict[str, Any]:
+        rows = [row for row in self.rows if row["method"] == method]
+        entry: dict[str, Any] = {"method": method, "seeds": [row["seed"] for row in rows], "spread": {}}
+        for name in MEANS:
+            values = [row[name] for row in rows if is_number(row[name])]
+            entry[name] = mean(values) if values else None
+            entry["spread"][name] = [min(values), max(values)] if values else None
+        return entry
+
+    @property
+    def points(self) -> list[Point]:
+        """What the plot shows: methods with fidelity and excess leakage."""
+        return [
+            Point(name, tuple((row["excess_leakage"], row["fidelity"]) for row in rows), name == ORIGINAL)
+            for name in dict.fromkeys(row["method"] for row in self.rows)
+            if (rows := [r for r in self.rows if r["method"] == name and is_number(r["excess_leakage"])])
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        lists = {"rows": self.rows, "methods": self.methods, "failed": self.failed, "pending": self.pending}
+        return {**portable(self.about), **{name: list(values) for name, values in lists.items()}}
+
+    def write(self, folder: Path) -> None:
+        """Write leaderboard.json, leaderboard.md, pareto.svg and pareto.png."""
+        texts = {
+            "leaderboard.json": json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+            "leaderboard.md": self.to_markdown(),
+        }
+        for name, text in texts.items():
+            partial = folder / f".{name}.tmp"
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(folder / name)
+        if self.points:
+            save_pareto(self.points, folder / "pareto")
+
+    def to_markdown(self) -> str:
+        """Return the table, and what it was made with."""
+        lines = [f"# {self.about['name']}: methods compared", "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+        lines += [_line(entry) for entry in self.methods]
+        lines += ["", *self._notes(), ""]
+        return "\n".join(lines)
+
+    def _notes(self) -> list[str]:
+        about, floors = portable(self.about), [row["label_floor"] for row in self.rows]
+        hardware = about["environment"]["hardware"]
+        notes = [
+            "Means over seeds (least to greatest), fractions. **Bold**: no other method has both higher fidelity and "
+            "lower excess leakage. Columns: docs/leaderboard.md.",
+            "",
+            f"- Suite `{about['suite']}`, read on {about['split']}; target {about['target']}, attributes "
+            f"{', '.join(about['attributes'])}; label floor {_range(floors)}.",
+            f"- {about['environment']['started']}, {hardware['cpu']}, {hardware['cores']} core(s), accelerator "
+            f"{hardware['accelerator']}, torch {about['environment']['torch']}: `{about['environment']['command']}`",
+        ]
+        notes += [f"- Failed: {one['method']}, seed {one['seed']}: {one['error']}" for one in self.failed]
+        return notes + [f"- Not yet made: {one['method']}, seed {one['seed']}" for one in self.pending]
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    name = f"**{entry['method']}**" if entry["on_front"] else entry["method"]
+    shown = [_with_spread(entry, column) for column in ("fidelity", "best_accuracy", "excess_leakage")]
+    shown += [number(entry[column]) for column in ("conditional_bits", "median_selectivity", "aum", "certified")]
+    shown += [duration(entry["train_s"]), memory(entry["peak_rss_mb"]), str(len(entry["seeds"]))]
+    return f"| {' | '.join([name, *shown])} |"
+
+
+def _with_spread(entry: Mapping[str, Any], column: str) -> str:
+    spread = entry["spread"][column]
+    more = f" ({number(spread[0])} to {number(spread[1])})" if spread and len(entry["seeds"]) > 1 else ""
+    return number(entry[column]) + more
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = number(min(values, default=None)), number(max(values, default=None))
+    return low if low == high else f"{low} to {high}"
+
+
+__all__ = ["Leaderboard", "portable", "row_of"]
