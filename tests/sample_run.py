@@ -145,6 +145,7 @@ def full_audit() -> dict[str, Any]:
                 "note": "linear 50%, mlp 50%" if name == "glasses" else None,
             }  # fmt: skip
         found |= {"certificate": None, "skipped": {"tokens": "`tokens` reads tokens, and these are maps."}}
+    made["attributes"]["skin tone"]["attackers"][1] |= {"fit": False, "unfit": "is blind"}
     made["attributes"]["glasses"]["certificate"] = {
         "bound": 0.53801, "empirical": 0.521, "n": 5000, "n_codes": 64, "confidence": 0.95, "tighter": 0.5331,
         "checked": True, "description": "Certified: no attacker can exceed 0.539 with 95 % confidence.",
@@ -154,6 +155,11 @@ def full_audit() -> dict[str, Any]:
             "name": "standard", "attackers": list(NAMES), "seeds": 3, "epochs": 12, "beyond": ["selectivity"],
             "seconds": {"resnet18": 61.0, "mlp": 4.2, "linear": 2.1},
         },
+        "controls": {"glasses": control(), "skin tone": control(("mlp",))},
+        "learning_curve": {"glasses": {
+            "attribute": "glasses", "attacker": "mlp", "gain": figure(0.004, 0.01), "rising": False,
+            "points": [{"people": n, "accuracy": figure(a)} for n, a in ((7000, 0.526), (14000, 0.53))],
+        }},
         "layers": {"glasses": layer_map()},
         "other_layers": {"layer3": {"feature_shape": [256, 4, 4], "attributes": made["attributes"]}},
         "selectivity": {"columns": [survival("hat", 0.98), survival("age", None)], "median_share": 0.98,
@@ -167,6 +173,31 @@ def full_audit() -> dict[str, Any]:
             "real": figure(0.99, 0.005), "drawn": {"original": figure(0.93), "unlearned": figure(0.53)},
             "share": {"original": figure(0.88), "unlearned": None}, "change": figure(-0.4),
         }},
+    }  # fmt: skip
+
+
+def control(unfit: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what the controls showed; some attackers found nothing."""
+    rows = [
+        {
+            "name": name, "accuracy": 0.52 if name in unfit else 0.64, "fit": name not in unfit,
+            "found": [] if name in unfit else ["direction"], "reason": "is blind" if name in unfit else None,
+            "share": {"direction": figure(0.02 if name in unfit else 0.91, 0.1), "local": None},
+        }
+        for name in NAMES
+    ]  # fmt: skip
+    quiet = [{"name": name, "accuracy": 0.515, "ci": [0.493, 0.537], "alarm": False} for name in NAMES]
+    return {
+        "passed": True, "failed": [], "people": {"train": 4000, "validation": 1500, "audited": 2000},
+        "features": [32, 8, 8], "seconds": 21.0, "original": {"given": True, "seen": True, "best": 0.987},
+        "planted": {
+            "floor": 0.521, "bayes": 0.671, "epochs": 6, "powerless": None, "attackers": rows,
+            "patterns": {way: {"separation": 6.0, "amplitude": 0.31} for way in ("direction", "local")},
+        },
+        "shuffled": {
+            "floor": 0.521, "epochs": 3, "people": {"train": 2000, "validation": 750, "audited": 1000}, "shuffles": 1,
+            "covered": 3, "above": 0, "below": 0, "attackers": quiet,
+        },
     }  # fmt: skip
 
 

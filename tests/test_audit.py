@@ -199,7 +199,7 @@ def result(tmp_path_factory):
 
 FIELDS = {
     "schema_version", "created", "name", "seed", "split", "confidence", "data", "model", "threat", "fidelity",
-    "attributes", "reconstruction", "phases", "warnings", "suite", "fairness",
+    "attributes", "reconstruction", "phases", "warnings", "suite", "fairness", "controls",
 }  # fmt: skip
 ENTRY = {
     "classes", "n", "floors", "original_best", "best", "highest", "attackers", "original_attackers", "excess_leakage",
@@ -209,8 +209,9 @@ ENTRY = {
 ATTACK = {
     "name", "accuracy", "ci", "bits", "bits_ci", "balanced_accuracy", "balanced_accuracy_ci", "auc", "auc_ci",
     "conditional_bits", "conditional_bits_ci", "validation_accuracy", "epoch", "seconds", "seeds", "per_seed", "note",
-    "warning",
+    "warning", "fit", "unfit",
 }  # fmt: skip
+CONTROL = {"passed", "failed", "people", "features", "planted", "shuffled", "original", "seconds"}
 
 
 def test_the_dictionary_is_the_contract(result):
@@ -230,10 +231,14 @@ def test_the_dictionary_is_the_contract(result):
     assert all(set(attack) == ATTACK for attack in (*entry["attackers"], *entry["original_attackers"]))
     assert entry["n"] == int((dataset(missing=30).split_labels("test", "z") >= 0).sum()) < 120
     assert set(values["reconstruction"]) == {"original", "unlearned"}
-    assert {"audit_s", "features_s", "attacks_s", "fairness_s", "reconstruction_s"} <= set(values["phases"])
+    assert {"audit_s", "features_s", "attacks_s", "controls_s", "fairness_s", "reconstruction_s"} <= set(
+        values["phases"]
+    )
     assert values["suite"]["attackers"] == ["linear", "mlp"]
     assert all(seconds > 0 for seconds in values["suite"]["seconds"].values())
     assert values["data"]["warnings"] == ["two copies"]
+    assert set(values["controls"]["z"]) == CONTROL
+    assert [row["name"] for row in values["controls"]["z"]["shuffled"]["attackers"]] == ["linear", "mlp"]
 
 
 def test_the_dictionary_obeys_the_published_schema(result):

@@ -17,6 +17,7 @@ from efface.report.schema import load_schema
 SETTINGS = [
     "data.options={n: 400}", "data.size=32", "audit.attackers=[linear]", "audit.beyond=[fairness]",
     "audit.resamples=200", "audit.epochs=2",
+    "audit.reconstruction_epochs=1",
 ]  # fmt: skip
 
 

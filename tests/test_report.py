@@ -388,6 +388,8 @@ def test_everything_that_an_audit_may_hold_is_on_the_page(full: Path) -> None:
             "layers",
             "others",
             "attackers",
+            "controls",
+            "learning",
             "selectivity",
             "people",
             "groups",
@@ -444,15 +446,28 @@ def test_markdown_and_text_say_what_the_page_says(full: Path, tmp_path: Path) ->
         "layer2 (released)",
         "glasses × hat",
         "Read off the drawings",
+        "3 of 3 attackers on “glasses” find it.",
+        "In the original model, the attribute is seen.",
+        "unfit: is blind",
+        "the last doubling brought +0.4 points",
     ):
         assert text in made, text
         assert text in flat, text
     for row in re.findall(r"^\|.*$", made, re.MULTILINE):
         assert row.endswith(" |")
-    widths = {len(re.findall(r"(?<!\\)\|", row)) for row in re.findall(r"^\| attacker .*$", made, re.MULTILINE)}
+    widths = {len(re.findall(r"(?<!\\)\|", row)) for row in re.findall(r"^\| attacker .*bits.*$", made, re.MULTILINE)}
     assert widths == {10}
     assert "\xa0" not in told
     assert max(len(line) for line in told.splitlines() if not line.startswith("  ")) <= 100
+
+
+def test_controls_stand_on_the_card_and_in_the_table(full: Path) -> None:
+    text = " ".join((full / "report.html").read_text(encoding="utf-8").replace("\xa0", " ").split())
+    assert "3 of 3 attackers find a planted leak" in text
+    assert "2 of 3 attackers find a planted leak" in text
+    assert "found, written everywhere" in text
+    card = " ".join(write_model_card(full).read_text(encoding="utf-8").split())
+    assert "Controls passed (3 of 3 attackers find a planted leak)" in card
 
 
 def test_documents_escape(tmp_path: Path) -> None:

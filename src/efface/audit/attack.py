@@ -206,8 +206,7 @@ def run_suite(features: FeatureSet, column: Column, settings: Settings, of: str)
     """Run every attacker of the suite that has something to read on one attribute of one model."""
     arena = Arena.make(features, column, settings, of)
     outputs = 0 if arena.train.logits is None else arena.train.logits.shape[1]
-    together = any(attacker.name == ENSEMBLE for attacker in settings.suite) and len(settings.suite) > 1
-    members = [attacker for attacker in settings.suite if not (together and attacker.name == ENSEMBLE)]
+    members, together = members_of(settings.suite)
     skipped = {one.name: reason for one in members if (reason := one.applies(arena.train.shape, outputs))}
     for _ in skipped:
         settings.tick(f"what reads {column.name}", settings.config.epochs * settings.seeds)
@@ -221,10 +220,16 @@ def run_suite(features: FeatureSet, column: Column, settings: Settings, of: str)
     return Outcomes(tuple(outcomes), settings.how, column.n_classes, skipped)
 
 
+def members_of(suite: Sequence[Attacker]) -> tuple[list[Attacker], bool]:
+    """Return the attackers that are fitted, and whether an ensemble is made of what they say."""
+    together = any(attacker.name == ENSEMBLE for attacker in suite) and len(suite) > 1
+    return [attacker for attacker in suite if not (together and attacker.name == ENSEMBLE)], together
+
+
 def attack(attacker: Attacker, arena: Arena, column: Column, settings: Settings) -> Outcome:
     """Fit an attacker, once per seed, and read it."""
     start = time.perf_counter()
-    fitted = [_fit(attacker, arena, column, settings, number) for number in range(settings.seeds)]
+    fitted = [fit_once(attacker, arena, column, settings, number) for number in range(settings.seeds)]
     said = Said(*(_logits(fitted, view) for view in (arena.validation, arena.audited)))
     picked = max(fitted, key=lambda one: one.validation_accuracy)
     effort = Effort(
@@ -302,7 +307,8 @@ def attack_seed(seed: int, column: str, attacker: str, number: int = 0) -> int:
     return zlib.crc32(text.encode())
 
 
-def _fit(attacker: Attacker, arena: Arena, column: Column, settings: Settings, number: int) -> FittedAttacker:
+def fit_once(attacker: Attacker, arena: Arena, column: Column, settings: Settings, number: int = 0) -> FittedAttacker:
+    """Fit an attacker with the seed of a number; ``settings.tick`` hears of every epoch."""
     config, used = settings.config, 0
     doing = f"{attacker.name} reads {column.name} from {arena.of}"
 

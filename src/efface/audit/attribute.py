@@ -18,9 +18,11 @@ from efface.audit.attack import (
     known_labels,
     run_suite,
 )
+from efface.audit.controls import Controls, run_controls
 from efface.audit.features import FeatureSet
 from efface.audit.floors import Floors, floors, label_guess
 from efface.audit.intervals import Interval, Resampling, paired_interval
+from efface.audit.remembered import attack_original
 from efface.audit.result import AT_FLOOR, INCONCLUSIVE, LEAKS, Attack, Verdict
 from efface.data.schema import Column
 
@@ -40,12 +42,14 @@ def audit_attribute(
         AuditError: A split has nobody whose attribute is known, or training people of one class only.
     """
     check_attribute(features, column, settings.config.split)
-    before = None if original is None else run_suite(original, column, settings, "the original")
+    before = None if original is None else attack_original(original, column, settings)
     after = run_suite(features, column, settings, "the model")
+    controls = run_controls(features, column, settings)
     target, attribute = known_labels(features, column, settings)
     found = floors(target, attribute, column.n_classes)
     reach = reachable_floor(features, column, settings)
     after = _with_warnings(after, before, found.label, reach, _majority(features, column, "validation"))
+    after = _with_fitness(after, controls)
     return {
         "classes": list(column.classes),
         "n": len(attribute),
@@ -58,19 +62,27 @@ def audit_attribute(
         **_excess(after, before, found, label_guess(target, attribute, column.n_classes) == attribute),
         "efficacy": metrics.efficacy(after.best.attack.accuracy, column.n_classes),
         "skipped": dict(after.skipped),
-        "verdict": verdict(after, before, found.label, reach),
-        "warnings": _remarks(features, column, after, before, found, reach),
+        "verdict": verdict(after, before, found.label, reach, controls),
+        "warnings": [*_remarks(features, column, after, before, found, reach), *controls.failed, *controls.remarks],
+        "controls": {**controls.section, "original": _original(before, found)},
     }
 
 
-def verdict(after: Outcomes, before: Outcomes | None, label_floor: float, reach: float) -> Verdict:
+def verdict(
+    after: Outcomes, before: Outcomes | None, label_floor: float, reach: float, controls: Controls | None = None
+) -> Verdict:
     """Return what may be said of the attribute.
 
-    *leaks*: some attacker is above the label floor by more than noise. *inconclusive*: not so, but the suite is in
-    doubt: no attacker reaches what the model's own answer gives away, or none sees the attribute in the original.
+    *leaks*: some attacker that raises no false alarm is above the label floor by more than noise. *inconclusive*: not
+    so, but the suite is in doubt: only attackers that raise false alarms see the attribute, none finds a planted leak,
+    none reaches what the model's own answer gives away, or none sees the attribute in the original.
     """
-    if after.exceeds(label_floor):
+    alarmed = frozenset() if controls is None else controls.alarmed
+    trusted = replace(after, all=tuple(one for one in after.all if one.attack.name not in alarmed))
+    if trusted.all and trusted.exceeds(label_floor):
         return LEAKS
+    if after.exceeds(label_floor) or (controls is not None and controls.failed):
+        return INCONCLUSIVE
     if after.highest.attack.ci[1] < reach or (before is not None and not before.exceeds(label_floor)):
         return INCONCLUSIVE
     return AT_FLOOR
@@ -116,6 +128,24 @@ def _with_warnings(
             notes.append("learned nothing from the original model, in which others of the suite see the attribute")
         marked.append(replace(outcome, attack=replace(outcome.attack, warning="; ".join(notes) or None)))
     return replace(after, all=tuple(marked))
+
+
+def _with_fitness(after: Outcomes, controls: Controls) -> Outcomes:
+    """Say of each attacker what the controls showed."""
+    marked = []
+    for outcome in after.all:
+        name = outcome.attack.name
+        fit, reason = controls.fit.get(name), controls.reasons.get(name)
+        fit = False if name in controls.alarmed else fit
+        marked.append(replace(outcome, attack=replace(outcome.attack, fit=fit, unfit=reason)))
+    return replace(after, all=tuple(marked))
+
+
+def _original(before: Outcomes | None, found: Floors) -> dict[str, Any]:
+    """The third control: whether the suite sees the attribute where nothing was unlearned."""
+    if before is None:
+        return {"given": False, "seen": None, "best": None}
+    return {"given": True, "seen": before.exceeds(found.label), "best": before.best.attack.accuracy}
 
 
 def _excess(

@@ -15,7 +15,7 @@ from torch import nn
 
 from efface.audit.attackers import Attacker
 from efface.audit.conclude import Job, conclude, prepare
-from efface.audit.features import FeatureSet, device_of, extract_layers
+from efface.audit.features import FeatureSet, check_layers, device_of, evaluating, extract_layers, forward
 from efface.audit.layers import extract_summaries, layer_map, layer_points
 from efface.audit.plan import build_suite
 from efface.audit.progress import bars
@@ -81,7 +81,9 @@ def audit(
     source = ModelSource(models, data, layers, threat, precision, cache)
     with bars(progress) as shown:
         job = replace(job, shown=shown, device=device_of(model))
-        job.announce(len(models), len(layers), len(data.rows("train")))
+        if shown.told:
+            classes = [column.n_classes for column in data.attributes]
+            job = job.announce(source.shapes(), len(data.rows("train")), classes, len(models), data.target.n_classes)
         subjects = source.subjects(job)
         description = _describe_model(model, subjects[layers[0]].model)
         return conclude(job, subjects, _describe_data(data), description, threat, source)
@@ -126,6 +128,17 @@ class ModelSource:
             )
             for layer in self.layers
         }
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Return the shape of one person's features at each layer, from two images."""
+        model = self.models["model"]
+        if self.threat.view != "features":
+            return [(self.data.target.n_classes,)] * len(self.layers)
+        check_layers(model, self.layers)
+        images = normalised(torch.from_numpy(self.data.images[:2].copy())).to(device_of(model))
+        with evaluating(model):
+            released, _ = forward(model, images, self.layers)
+        return [tuple(released[layer].shape[1:]) for layer in self.layers]
 
     def layer_map(self, inquiry: Inquiry, wanted: str | Sequence[str]) -> dict[str, Any]:
         """Probe every attribute from the input to the logits."""

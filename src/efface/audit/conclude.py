@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ import torch
 from efface.audit.attack import Settings
 from efface.audit.attackers import Attacker
 from efface.audit.attribute import audit_attribute, with_aum
+from efface.audit.controls import control_steps
+from efface.audit.expected import cost, measured_pace
 from efface.audit.pictures import Drawn, draw
 from efface.audit.plan import Plan, suite_problems
 from efface.audit.progress import Bars
@@ -42,6 +44,7 @@ class Job:
         shown: Where progress is shown.
         device: Where attackers are trained.
         started: When, by ``time.perf_counter``.
+        expected_s: What was told of the attackers' time before it started, or None.
     """
 
     config: AuditConfig
@@ -51,13 +54,31 @@ class Job:
     shown: Bars = field(default_factory=lambda: Bars(None))
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     started: float = field(default_factory=time.perf_counter)
+    expected_s: float | None = None
 
-    def announce(self, models: int, layers: int, people: int) -> None:
-        """Say who attacks, and about how long it takes, before it starts."""
+    def announce(
+        self, shapes: Sequence[tuple[int, ...]], people: int, classes: Sequence[int], models: int, outputs: int
+    ) -> Job:
+        """Say who attacks, and about how long it takes, before it starts; return a job that remembers it.
 
-    def settings(self, target: str, attacks: int) -> Settings:
-        """Return what attackers need, with a progress bar for so many attacks."""
-        tick = self.shown.open("attackers", attacks * self.plan.seeds * self.config.epochs)
+        Args:
+            shapes: Of one person's features, for each layer.
+            people: Training people.
+            classes: Of each attribute.
+            models: 2 with an original.
+            outputs: Number of the model's logits; 0: none.
+        """
+        if not self.shown.told:
+            return self
+        found, pace = cost(self.plan, shapes, people, classes, models, self.config.epochs, outputs), measured_pace()
+        self.shown.say(found.describe(self.plan.suite, pace))
+        return replace(self, expected_s=round(found.total * pace, 1))
+
+    def settings(self, target: str, attributes: int, models: int) -> Settings:
+        """Return what attackers need, with a progress bar for so many attributes, on so many models."""
+        steps = models * len(self.plan.attackers) * self.plan.seeds * self.config.epochs
+        controls = control_steps(self.plan.attackers, self.config.epochs)
+        tick = self.shown.open("attackers", attributes * (steps + controls))
         return Settings(self.config, self.plan.attackers, target, self.seed, self.device, tick, self.plan.seeds)
 
 
@@ -102,11 +123,12 @@ def conclude(
     clock = Clock(job.started)
     clock.stop("features_s")
     first = next(iter(subjects.values()))
-    attacks = len(subjects) * len(first.sets) * len(first.attributes) * len(job.plan.attackers)
-    settings = job.settings(first.task, attacks)
+    settings = job.settings(first.task, len(subjects) * len(first.attributes), len(first.sets))
     found = {layer: attack_all(subject, settings) for layer, subject in subjects.items()}
     clock.stop("attacks_s")
-    inquiry = Inquiry(first, settings, job.shown, answers=source is not None)
+    clock.part("controls_s", _control_seconds(found))
+    entries = next(iter(found.values()))["attributes"]
+    inquiry = Inquiry(first, settings, job.shown, answers=source is not None, entries=entries)
     beyond, seconds, remarks = look_beyond(inquiry, job.plan.beyond)
     clock.skip(seconds)
     layers = source.layer_map(inquiry, job.plan.layers) if source is not None and job.plan.layers else None
@@ -130,6 +152,8 @@ def conclude(
         warnings=tuple(_warnings(job, source is None and first.target is not None, remarks)),
         reconstructions=drawn.pictures,
         suite=_suite(job, found),
+        controls=found[at]["controls"],
+        learning_curve=beyond.get("learning_curve"),
         selectivity=beyond.get("selectivity"),
         fairness=beyond.get("fairness"),
         training_people=beyond.get("training_people"),
@@ -141,14 +165,15 @@ def conclude(
 
 
 def attack_all(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Attack every attribute at one layer; return fidelity and the attributes' entries."""
+    """Attack every attribute at one layer; return fidelity, the attributes' entries, and what the controls showed."""
     task = fidelity(subject, settings.how)
-    entries = {}
+    entries, controls = {}, {}
     for column in subject.attributes:
         entry = audit_attribute(subject.model, subject.original, column, settings)
+        controls[column.name] = entry.pop("controls")
         entry["certificate"] = certificate(subject, column, settings.config.confidence)
         entries[column.name] = with_aum(entry, task["value"], task["original"])
-    return {"fidelity": task, "attributes": entries}
+    return {"fidelity": task, "attributes": entries, "controls": controls}
 
 
 class Clock:
@@ -164,6 +189,10 @@ class Clock:
         if counts:
             self.parts[name] = round(now - self.last, 3)
         self.last = now
+
+    def part(self, name: str, seconds: float, of: str = "attacks_s") -> None:
+        """Tell a part of a phase that has ended by a name of its own."""
+        self.parts |= {of: round(self.parts[of] - seconds, 3), name: round(seconds, 3)}
 
     def skip(self, parts: Mapping[str, float]) -> None:
         """End phases that were timed elsewhere."""
@@ -188,12 +217,21 @@ def _suite(job: Job, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "seeds": job.plan.seeds,
         "epochs": job.config.epochs,
         "beyond": list(job.plan.beyond),
+        "expected_s": job.expected_s,
         "seconds": seconds,
     }
 
 
+def _control_seconds(found: Mapping[str, Mapping[str, Any]]) -> float:
+    return sum(one["seconds"] for layer in found.values() for one in layer["controls"].values())
+
+
 def _other(subject: Subject, found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"feature_shape": list(subject.model.shape), "attributes": found["attributes"]}
+    return {
+        "feature_shape": list(subject.model.shape),
+        "attributes": found["attributes"],
+        "controls": found["controls"],
+    }
 
 
 def _warnings(job: Job, probed: bool, remarks: Sequence[str]) -> list[str]:

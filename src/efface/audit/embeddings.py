@@ -111,7 +111,9 @@ def audit_embeddings(
     threat = Threat(LAYER, view="embeddings", trained_on=UNKNOWN)
     with bars(progress) as shown:
         job = replace(job, shown=shown)
-        job.announce(len(subject.sets), 1, len(found.values))
+        classes, people = [column.n_classes for column in subject.attributes], len(found.splits["train"])
+        outputs = 0 if subject.target is None else subject.target.n_classes
+        job = job.announce([subject.model.shape], people, classes, len(subject.sets), outputs)
         return conclude(job, {LAYER: subject}, describe_data(found, names, target, name), describe_model(found), threat)
 
 

@@ -101,6 +101,7 @@ def suite_problems(suite: Sequence[Attacker]) -> list[str]:
 
 SUITES: dict[str, tuple[str, ...]] = {
     "quick": ("linear", "least-squares", "mlp"),
-    "standard": tuple(ATTACKERS),
+    "standard": ("resnet18", "mlp", "mlp-raw", "linear", "least-squares", "knn", "trees", "output", "ensemble"),
     "full": tuple(ATTACKERS),
 }
+"""Attackers of the suites with a name; why these: ``docs/attackers/suites.md``."""

@@ -16,15 +16,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from efface.audit.attackers.base import FeatureView
-from efface.audit.store import Standard, StoredFeatures, encode, per_channel
+from efface.audit.store import Standard, StoredFeatures, channel_axis, encode, per_channel
 from efface.shapes import Features, Labels
 
 CHUNK = 512
 SAMPLE = 1000
 """People whose features tell how much they vary along a pattern."""
+WIDEST = 2048
+"""Numbers per person that a part of the features may hold: some channels, all places."""
+FEWEST = 8
+"""Channels that are kept whatever their size."""
+FAINTEST = 2.0**-6
+"""Least spread along a pattern, in standard deviations of a channel: what is written must not drown in rounding."""
 DIRECTION, LOCAL = "direction", "local"
 SEPARATION = {DIRECTION: 6.0, LOCAL: 10.0}
-"""d′ between two classes of the copy for one who knows the patterns: so that 4000 people suffice to learn them."""
+"""d′ between the two closest classes of the copy, for one who knows the patterns."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,8 @@ def noisy_copy(
 def patterns(view: FeatureView, generator: np.random.Generator) -> list[Pattern]:
     """Return the ways to write into these features, made to their separations.
 
-    Signs are drawn per class and channel. Channels that never vary are left alone: anything there would stand out.
+    A Gaussian number is drawn per class and channel. Channels that never vary are left alone: anything there would
+    stand out.
     """
     people = torch.from_numpy(generator.permutation(len(view))[:SAMPLE]).sort().values
     features = view.standardised(people)
@@ -165,53 +172,91 @@ def _pooled(features: Features) -> Float[Tensor, "n C"]:
 
 def _pattern(kind: str, rows: Float[Tensor, "M C"], classes: int, generator: np.random.Generator) -> Pattern:
     rows = rows.double()
-    signs = torch.from_numpy(generator.choice([-1.0, 1.0], (classes, rows.shape[1])))
-    signs = (signs - signs.mean(0)) * (rows.std(0) > 1e-6)
+    drawn = torch.from_numpy(generator.normal(size=(classes, rows.shape[1])))
+    drawn = (drawn - drawn.mean(0)) * (rows.std(0) > 1e-6)
     covariance = torch.cov(rows.T).reshape(rows.shape[1], rows.shape[1])
     first, second = torch.triu_indices(classes, classes, 1)
-    apart = signs[first] - signs[second]
-    noise = torch.einsum("pc,cd,pd->p", apart, covariance, apart).clamp_min(1e-12).sqrt()
-    per_unit = (apart.square().sum(1) / noise).median()
+    apart = drawn[first] - drawn[second]
+    length = apart.square().sum(1)
+    noise = (torch.einsum("pc,cd,pd->p", apart, covariance, apart).clamp_min(0) + FAINTEST**2 * length).sqrt()
+    # The two classes that are hardest to tell apart get the separation; the others more.
+    per_unit = (length / noise.clamp_min(1e-12)).min()
     scale = SEPARATION[kind] / float(per_unit) if per_unit > 0 else 0.0
-    return Pattern(kind, (scale * signs).float(), SEPARATION[kind])
+    return Pattern(kind, (scale * drawn).float(), SEPARATION[kind])
 
 
-def planted(
-    view: FeatureView,
-    people: Int[np.ndarray, " n"],
-    written: Int[np.ndarray, " n"],
-    labels: Labels,
-    form: tuple[list[Pattern], Int[np.ndarray, " n"]],
-    seed: int,
+def part(
+    view: FeatureView, people: Int[np.ndarray, " n"], channels: Int[np.ndarray, " C"], labels: Labels
 ) -> FeatureView:
-    """Return a view of some people's standardised features with a class written into each.
+    """Return some channels of some people, as exact as they are stored, with labels of one's own; in memory.
 
     Args:
         view: Where the features come from.
         people: Places in the view.
-        written: Class to write, per person.
-        labels: w, which the attackers are to learn.
-        form: The patterns, and which of them each person gets; -1 writes nothing.
-        seed: Of the places of local patterns.
+        channels: Channels to keep, in rising order.
+        labels: One per person.
     """
-    generator, kinds = np.random.default_rng(seed), form[1]
+    kept, source = torch.from_numpy(channels), view.source
+    standard = Standard(*(getattr(source.standard, name)[kept] for name in ("offset", "mean", "std")))
+    axis = 1 + channel_axis(view.shape)
     parts = []
     for start in range(0, len(people), CHUNK):
+        features = source.read(view.rows[people[start : start + CHUNK]]).index_select(axis, kept)
+        parts.append(encode(features, standard.offset, not source.rounded))
+    logits = None if view.logits is None else view.logits[torch.from_numpy(people)]
+    stored = StoredFeatures(np.concatenate(parts), standard)
+    return FeatureView(stored, np.arange(len(people)), labels, view.classes, logits)
+
+
+def channels_of(shape: tuple[int, ...], generator: np.random.Generator) -> Int[np.ndarray, " C"]:
+    """Return which channels a part keeps: all of them, or as many, drawn at random, as hold ``WIDEST`` numbers.
+
+    Example:
+        >>> generator = np.random.default_rng(0)
+        >>> len(channels_of((64, 8, 8), generator)), len(channels_of((512,), generator))
+        (32, 512)
+    """
+    channels = shape[channel_axis(shape)]
+    places = int(np.prod(shape)) // channels
+    count = min(channels, max(FEWEST, WIDEST // places))
+    return np.sort(generator.permutation(channels)[:count])
+
+
+def planted(
+    view: FeatureView,
+    written: Int[np.ndarray, " n"],
+    kinds: Int[np.ndarray, " n"],
+    forms: list[Pattern],
+    seed: int,
+) -> FeatureView:
+    """Return the view with a class written into each person's features; nothing else is changed.
+
+    Args:
+        view: Usually a part: the result is held in memory.
+        written: Class to write, per person.
+        kinds: Which of the patterns each person gets.
+        forms: The patterns.
+        seed: Of the places of local patterns.
+    """
+    generator, standard = np.random.default_rng(seed), view.source.standard
+    parts = []
+    for start in range(0, len(view), CHUNK):
         rows = slice(start, start + CHUNK)
-        features = view.standardised(torch.from_numpy(people[rows]))
-        for place, pattern in enumerate(form[0]):
+        features = view.standardised(torch.arange(len(view))[rows])
+        for place, pattern in enumerate(forms):
             mine = torch.from_numpy(np.flatnonzero(kinds[rows] == place))
-            features[mine] += _shift(pattern, torch.from_numpy(written[rows])[mine], features, generator)
-        parts.append(encode(features, torch.zeros(per_channel(features[:1]).shape[1])))
-    channels = len(form[0][0].values[0])
-    plain = Standard(torch.zeros(channels), torch.zeros(channels), torch.ones(channels))
-    source = StoredFeatures(np.concatenate(parts), plain)
-    return FeatureView(source, np.arange(len(people)), labels, view.classes)
+            features[mine] += _shift(pattern, torch.from_numpy(written[rows])[mine], view.shape, generator)
+        mean, std = (standard.broadcast(values, view.shape) for values in (standard.mean, standard.std))
+        parts.append(encode(features * std + mean, torch.zeros_like(standard.offset), not view.source.rounded))
+    stored = StoredFeatures(np.concatenate(parts), standard)
+    return FeatureView(stored, np.arange(len(view)), view.labels, view.classes, view.logits)
 
 
-def _shift(pattern: Pattern, written: Labels, features: Features, generator: np.random.Generator) -> Features:
+def _shift(
+    pattern: Pattern, written: Labels, shape: tuple[int, ...], generator: np.random.Generator
+) -> Float[Tensor, "B ..."]:
     """What is added to the features of the people who get this pattern."""
-    values, shape = pattern.values[written], tuple(features.shape[1:])
+    values = pattern.values[written]
     if len(shape) == 1:
         return values
     spread = values[:, :, None, None] if len(shape) == 3 else values[:, None, :]
@@ -220,7 +265,7 @@ def _shift(pattern: Pattern, written: Labels, features: Features, generator: np.
     return spread * _places(len(written), shape, generator)
 
 
-def _places(people: int, shape: tuple[int, ...], generator: np.random.Generator) -> Float[Tensor, B * one]:
+def _places(people: int, shape: tuple[int, ...], generator: np.random.Generator) -> Float[Tensor, "B ..."]:
     """One patch per person: 1 inside, 0 outside; an eighth of a map's side, or one token."""
     if len(shape) == 2:
         where = torch.from_numpy(generator.integers(0, shape[0], people))

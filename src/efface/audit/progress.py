@@ -14,6 +14,16 @@ class Bars:
     def __init__(self, progress: object | None):
         self.progress = progress
 
+    @property
+    def told(self) -> bool:
+        """Whether anybody is told anything."""
+        return self.progress is not None
+
+    def say(self, text: str) -> None:
+        """Print a text beside the bars, on the error stream."""
+        if self.progress is not None:
+            self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)  # type: ignore[attr-defined]
+
     def open(self, title: str, total: int) -> Advance:
         """Return the function that moves a new bar."""
         if self.progress is None:

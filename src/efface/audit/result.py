@@ -13,6 +13,8 @@ from efface.errors import AuditError, expected
 SCHEMA_VERSION = "1.1"
 OPTIONAL = (
     "suite",
+    "controls",
+    "learning_curve",
     "selectivity",
     "layers",
     "other_layers",
@@ -46,6 +48,8 @@ class AuditResult:
         warnings: Remarks on the audit as a whole.
         reconstructions: Pictures for the report, not part of the JSON.
         suite: Who attacked: name, attackers, seeds, epochs, what else was looked at, seconds per attacker.
+        controls: Per attribute, what the suite makes of a planted leak, of shuffled labels, and of the original.
+        learning_curve: Per attribute, accuracy by the number of training people.
         selectivity: Columns not asked for, as a share of the original's; or None, as all that follow.
         layers: Per attribute, leakage from the input to the logits.
         other_layers: Per further layer that was named, its attributes' entries.
@@ -71,6 +75,8 @@ class AuditResult:
     schema_version: str = SCHEMA_VERSION
     reconstructions: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     suite: Mapping[str, Any] | None = None
+    controls: Mapping[str, Any] | None = None
+    learning_curve: Mapping[str, Any] | None = None
     selectivity: Mapping[str, Any] | None = None
     layers: Mapping[str, Any] | None = None
     other_layers: Mapping[str, Any] | None = None
@@ -161,10 +167,11 @@ class AuditResult:
         ]
         fidelity = self.fidelity
         before = "" if fidelity["original"] is None else f"   original {fidelity['original']:.3f}"
-        value = _with_interval(fidelity["value"], fidelity["ci"])
-        lines.append(f"Fidelity on {self.data['target']}: {value}{before}   n = {fidelity['n']}")
+        if fidelity["value"] is not None:
+            value = _with_interval(fidelity["value"], fidelity["ci"])
+            lines.append(f"Fidelity on {self.data['target']}: {value}{before}   n = {fidelity['n']}")
         for name, found in self.attributes.items():
-            lines += ["", *_attribute_lines(name, found)]
+            lines += ["", *_attribute_lines(name, found, (self.controls or {}).get(name))]
         for warning in self.warnings:
             lines.append(f"Warning: {warning}")
         return "\n".join(lines)
@@ -190,6 +197,8 @@ class Attack:
         seeds: How often the attacker was trained.
         per_seed: Accuracy of each.
         note: What else there is to say of the attacker, such as the weights of an ensemble; or None.
+        fit: Whether it passed the controls; None: they could not tell.
+        unfit: Why not, or None.
     """
 
     name: str
@@ -210,6 +219,8 @@ class Attack:
     seeds: int = 1
     per_seed: tuple[float, ...] = ()
     note: str | None = None
+    fit: bool | None = None
+    unfit: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -221,7 +232,7 @@ def _with_interval(value: float, ci: Any) -> str:
     return f"{value:.3f} [{ci[0]:.3f}, {ci[1]:.3f}]"
 
 
-def _attribute_lines(name: str, found: Mapping[str, Any]) -> list[str]:
+def _attribute_lines(name: str, found: Mapping[str, Any], controls: Mapping[str, Any] | None) -> list[str]:
     floors, best, highest = found["floors"], found["best"], found["highest"]
     before = {row["name"]: row["accuracy"] for row in found["original_attackers"] or ()}
     lines = [
@@ -237,5 +248,17 @@ def _attribute_lines(name: str, found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {row['name']:<15}{interval:<24}{row['bits']:>7.3f}  {original:>8}")
     if found["excess_leakage"] is not None:
         lines.append(f"  excess leakage {_with_interval(found['excess_leakage'], found['excess_leakage_ci'])}")
-    lines.append(f"  AUM {found['aum']:.3f} (ceiling {found['aum_ceiling']:.3f})")
+    if found["aum"] is not None:
+        lines.append(f"  AUM {found['aum']:.3f} (ceiling {found['aum_ceiling']:.3f})")
+    if controls is not None:
+        lines.append(f"  {_control_line(controls)}")
+    lines += [f"  unfit: {row['name']} {row['unfit']}" for row in found["attackers"] if row.get("unfit")]
     return lines + [f"  Warning: {warning}" for warning in found["warnings"]]
+
+
+def _control_line(controls: Mapping[str, Any]) -> str:
+    planted, shuffled = controls["planted"], controls["shuffled"]
+    found = sum(bool(row["fit"]) for row in planted["attackers"])
+    quiet = f"{shuffled['covered']} of {len(shuffled['attackers'])} intervals cover the floor of shuffled labels"
+    verdict = "passed" if controls["passed"] else "failed"
+    return f"controls {verdict}: {found} of {len(planted['attackers'])} attackers find a planted leak; {quiet}"

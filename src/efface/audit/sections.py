@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,9 +14,11 @@ from efface.audit.attack import Settings
 from efface.audit.attackers import build_attacker
 from efface.audit.attribute import audit_attribute
 from efface.audit.certificate import certify
+from efface.audit.controls import control_steps
 from efface.audit.fairness import group_fidelity
 from efface.audit.features import FeatureSet
 from efface.audit.intersections import intersect, product_floors, suggested_pairs, with_intersection
+from efface.audit.learning import DOUBLINGS, best_single, learning_curve
 from efface.audit.people import compare_training_people
 from efface.audit.probe import Probing, condense
 from efface.audit.progress import Bars
@@ -40,12 +42,14 @@ class Inquiry:
         settings: Who attacks.
         shown: Where progress is shown.
         answers: Whether the logits are the model's own; else a probe's.
+        entries: What the attackers found, by attribute.
     """
 
     subject: Subject
     settings: Settings
     shown: Bars
     answers: bool = True
+    entries: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def condensed(self) -> dict[str, FeatureSet]:
@@ -126,7 +130,8 @@ def _intersections(inquiry: Inquiry) -> dict[str, Any]:
     schema = Schema(subject.target or Column("", ()), subject.attributes, subject.others)
     pairs = suggested_pairs(schema)
     settings = replace(inquiry.settings, suite=[build_attacker(name) for name in PROBES], seeds=1)
-    steps = len(pairs) * len(subject.sets) * len(PROBES) * settings.config.epochs
+    each = len(subject.sets) * len(PROBES) * settings.config.epochs
+    steps = len(pairs) * (each + control_steps(settings.suite, settings.config.epochs))
     settings = replace(settings, tick=inquiry.shown.open("pairs of attributes", steps))
     for first, second in pairs:
         product = intersect(first, second, subject.model.labels)
@@ -138,13 +143,28 @@ def _intersections(inquiry: Inquiry) -> dict[str, Any]:
     return found
 
 
+def _learning_curve(inquiry: Inquiry) -> dict[str, Any]:
+    """The best attacker of each attribute, with fewer people to learn from."""
+    subject, settings, found = inquiry.subject, inquiry.settings, {}
+    suite = {attacker.name: attacker for attacker in settings.suite}
+    steps = len(subject.attributes) * (DOUBLINGS + 1) * settings.config.epochs
+    settings = replace(settings, tick=inquiry.shown.open("learning curves", steps))
+    for column in subject.attributes:
+        curve = learning_curve(subject.model, column, suite[best_single(inquiry.entries[column.name])], settings)
+        if curve is None:
+            raise AuditError(f"too few training people have a label of {column.name!r}.")
+        found[column.name] = curve.to_dict()
+    return found
+
+
 SECTIONS: Mapping[str, Callable[[Inquiry], dict[str, Any]]] = {
     "fairness": _fairness,
     "selectivity": _selectivity,
     "training_people": _training_people,
     "intersections": _intersections,
+    "learning_curve": _learning_curve,
 }
-"""By the names of ``audit.beyond``; recovery and learning curves are made where decoders and attackers are."""
+"""By the names of ``audit.beyond``; recovery is made where decoders are."""
 
 
 def certificate(subject: Subject, column: Column, confidence: float) -> dict[str, Any] | None:

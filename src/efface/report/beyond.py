@@ -242,9 +242,71 @@ def _flat(figure: Any) -> dict[str, Any]:
     return {"accuracy": figure.get("value"), "ci": figure.get("ci")}
 
 
+WAYS = {"direction": "everywhere", "local": "in one place", "answer": "in the answer"}
+"""How a leak is planted, in words."""
+
+
+def controls(audit: Mapping[str, Any]) -> Section | None:
+    """Return what the attackers make of a leak that was planted, and of labels that were shuffled."""
+    found = audit.get("controls")
+    if not found:
+        return None
+    return Section(
+        "controls",
+        "Controls: would these attackers see a leak?",
+        "Controls",
+        "On the features of this very model, each attacker is asked of a made-up attribute: written faintly into the "
+        "features (all places, or one small place per image; for readers of the answer alone, into the answer), and "
+        "not written at all. Found: 100 % is all that can be gained by reading what was written. An attacker that "
+        "finds nothing of it is unfit: that it finds nothing of the attribute shows nothing.",
+        tuple(_control_block(name, one) for name, one in found.items()),
+    )
+
+
+def _control_block(name: str, found: Mapping[str, Any]) -> Block:
+    planted, shuffled = found["planted"], found["shuffled"]
+    quiet = {run["name"]: run for run in shuffled["attackers"]}
+    ways = [way for way in WAYS if way in (planted.get("patterns") or ())]
+    rows = []
+    for run in planted["attackers"]:
+        other = quiet.get(run["name"], {})
+        shares = [_rounded(run["share"].get(way)) for way in ways]
+        alarm = Cell(percent(other.get("accuracy")), interval(other.get("ci")))
+        state = {True: "fit", False: "unfit", None: "not known"}[False if other.get("alarm") else run["fit"]]
+        rows.append((Cell(run["name"]), *shares, alarm, Cell(state, "false alarm" if other.get("alarm") else "")))
+    head = ("attacker", *(f"found, written {WAYS[way]}" for way in ways), "on shuffled labels", "so it is")
+    made = table(f"Controls of the attackers on {name}", head, rows, words=[len(head) - 1])
+    people, features = found.get("people") or {}, "×".join(map(str, found.get("features") or ()))
+    size = (
+        f"Taken from {count(people.get('train'))} training people, {count(people.get('audited'))} audited, "
+        if people
+        else ""
+    )
+    marks = [f"{size}features of {features}; floor of the shuffled labels {percent(shuffled['floor'])}."]
+    return Block(name, (words.controls_sentence(name, found),), (made,), None, (*marks, *(found.get("failed") or ())))
+
+
+def _rounded(figure: Any) -> Cell:
+    figure = figure or {}
+    return Cell(percent(figure.get("value"), 0), interval(figure.get("ci"), 0))
+
+
+def learning_curve(audit: Mapping[str, Any]) -> Section | None:
+    """Return what the best attacker reaches with fewer training people."""
+    found = audit.get("learning_curve")
+    if not found:
+        return None
+    blocks = []
+    for name, one in found.items():
+        rows = [(count(point["people"]), share(point["accuracy"])) for point in one["points"]]
+        made = table(f"Accuracy of {one['attacker']} on {name}", ("training people", "accuracy"), rows)
+        blocks.append(Block(name, (words.learning_sentence(name, one),), (made,)))
+    return Section("learning", "Learning curve: would more people help?", "Learning curve", "", tuple(blocks))
+
+
 def before_people(audit: Mapping[str, Any]) -> list[Section]:
     """Return the sections that come before the reconstructions."""
-    return [section for make in (selectivity,) if (section := make(audit)) is not None]
+    return [section for make in (controls, learning_curve, selectivity) if (section := make(audit)) is not None]
 
 
 def after_people(audit: Mapping[str, Any]) -> list[Section]:

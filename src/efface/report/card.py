@@ -39,7 +39,7 @@ def card_text(run: Run) -> str:
         audit=audit,
         setting=setting,
         summary=words.summary(audit["attributes"]),
-        cards=[view.card(name, attribute, setting) for name, attribute in audit["attributes"].items()],
+        cards=view.cards(audit),
         sections=[
             {"name": name, "rows": view.attackers(attribute), "references": view.references(attribute)}
             for name, attribute in audit["attributes"].items()

@@ -82,9 +82,9 @@ def sections(run: Run) -> Iterator[Section]:
 
 def verdicts(audit: Mapping[str, Any]) -> Section:
     """Return the leakage card: what may be said of each attribute."""
-    setting, blocks = view.setting_of(audit), []
-    for name, attribute in audit["attributes"].items():
-        card = view.card(name, attribute, setting)
+    blocks = []
+    for card in view.cards(audit):
+        name = card["name"]
         rows = [(row["label"], Cell(row["value"], row["note"])) for row in card["measures"]]
         rows += [(title, Cell(value)) for title, value in card["floors"]]
         made = table(f"Measures of {name}", ("measure", "value"), rows, words=[1])

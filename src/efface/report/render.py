@@ -147,7 +147,7 @@ def _texts(run: Run, seconds: float) -> dict[str, Any]:
         "after_people": beyond.after_people(audit),
         "recovery": beyond.recovery(audit),
         "has_original": any(a.get("original_attackers") for a in audit["attributes"].values()),
-        "cards": [view.card(name, attribute, setting) for name, attribute in audit["attributes"].items()],
+        "cards": view.cards(audit),
         "fidelity": view.fidelity(audit),
         "quality": view.reconstruction_rows(audit),
         "threat": (audit.get("threat") or {}).get("description"),

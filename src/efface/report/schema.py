@@ -21,6 +21,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "number": (int, float),
     "integer": (int,),
+    "boolean": (bool,),
     "null": (type(None),),
 }
 
@@ -84,7 +85,7 @@ def _allowed(schema: dict[str, Any]) -> list[str]:
 
 def _is(value: Any, kind: str) -> bool:
     if isinstance(value, bool):
-        return False
+        return kind == "boolean"
     # JSON knows one kind of number: 3.0 is an integer.
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
@@ -92,7 +93,13 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def _kinds(kinds: list[str]) -> str:
-    articles = {"object": "an object", "array": "a list", "integer": "an integer", "null": "null"}
+    articles = {
+        "object": "an object",
+        "array": "a list",
+        "integer": "an integer",
+        "boolean": "true or false",
+        "null": "null",
+    }
     return " or ".join(articles.get(kind, f"a {kind}") for kind in kinds)
 
 

@@ -87,7 +87,15 @@ def layer(at: Any) -> str:
     return ", ".join(map(str, at)) if isinstance(at, (list, tuple)) else str(at or "")
 
 
-def card(name: str, attribute: Mapping[str, Any], setting: words.Setting) -> dict[str, Any]:
+def cards(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the verdict card of every attribute."""
+    setting, controls = setting_of(audit), audit.get("controls") or {}
+    return [card(name, one, setting, controls.get(name)) for name, one in audit["attributes"].items()]
+
+
+def card(
+    name: str, attribute: Mapping[str, Any], setting: words.Setting, controls: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the verdict card of an attribute."""
     best, floors = attribute["best"], attribute["floors"]
     many = len(attribute["attackers"])
@@ -103,7 +111,7 @@ def card(name: str, attribute: Mapping[str, Any], setting: words.Setting) -> dic
         "before": percent(attribute["original_best"]) if is_number(attribute.get("original_best")) else None,
         "scale": scale(attribute),
         "floors": [(title, percent(floors[key])) for key, title in FLOORS.items()],
-        "measures": measures(attribute, setting),
+        "measures": [*measures(attribute, setting), *_controls(controls)],
     }
 
 
@@ -132,6 +140,13 @@ def measures(attribute: Mapping[str, Any], setting: words.Setting) -> list[dict[
         note = f"{number(before)} before" if is_number(before) else ""
         rows.append({"label": "AUM", "value": words.aum_text(attribute), "note": note})
     return rows
+
+
+def _controls(found: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    if not found:
+        return []
+    value, note = words.controls_measure(found)
+    return [{"label": "Controls", "value": value, "note": note}]
 
 
 def _certificate(attribute: Mapping[str, Any]) -> dict[str, str]:
@@ -218,7 +233,7 @@ def attackers(attribute: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "before_bits": number(original.get("bits")),
                 "seconds": duration(run.get("seconds")),
                 "epoch": count(run.get("epoch")),
-                "warning": run.get("warning"),
+                "warning": _attacker_warning(run),
                 "note": _attacker_note(run),
             }
         )
@@ -228,6 +243,11 @@ def attackers(attribute: Mapping[str, Any]) -> list[dict[str, Any]]:
 def bits_interval(ci: Any) -> str:
     """Return an interval in bits, or nothing."""
     return f"{number(ci[0])} to {number(ci[1])}" if ci else ""
+
+
+def _attacker_warning(run: Mapping[str, Any]) -> str | None:
+    unfit = f"unfit: {run['unfit']}" if run.get("unfit") else None
+    return "; ".join(filter(None, (run.get("warning"), unfit))) or None
 
 
 def _attacker_note(run: Mapping[str, Any]) -> str:
@@ -343,9 +363,8 @@ def warnings(run: Run) -> list[tuple[str, str]]:
     found += [("Data", text) for text in audit["data"].get("warnings") or ()]
     for name, attribute in audit["attributes"].items():
         found += [(name, text) for text in attribute.get("warnings") or ()]
-        found += [
-            (f"{name}, {run_['name']}", run_["warning"]) for run_ in attribute["attackers"] if run_.get("warning")
-        ]
+        told = [(run_["name"], _attacker_warning(run_)) for run_ in attribute["attackers"]]
+        found += [(f"{name}, {attacker}", text) for attacker, text in told if text]
     found += [("Run folder", text) for text in run.notes]
     return list(dict.fromkeys(found))
 

@@ -318,3 +318,42 @@ def upwards(bound: float) -> float:
         0.318
     """
     return min(1.0, math.ceil(1000 * bound - 1e-9) / 1000)
+
+
+def controls_sentence(name: str, found: Mapping[str, Any]) -> str:
+    """Return what the controls showed of the attackers on one attribute."""
+    planted, shuffled, original = found["planted"], found["shuffled"], found.get("original") or {}
+    asked, worth = planted["attackers"], percent(planted["bayes"] - planted["floor"])
+    text = f"In the features of this model, a made-up attribute was written that is worth {worth} of accuracy: "
+    text += f"{sum(run['fit'] is True for run in asked)} of {len(asked)} attackers on “{name}” find it"
+    text += f" ({planted['powerless']}). " if planted.get("powerless") else ". "
+    many = len(shuffled["attackers"])
+    text += f"On shuffled labels, {shuffled['covered']} of {many} intervals cover the floor"
+    alarms = [run["name"] for run in shuffled["attackers"] if run["alarm"]]
+    text += (
+        f", and {', '.join(alarms)} finds what is not there. "
+        if alarms
+        else ", and no attacker finds what is not there. "
+    )
+    if not original.get("given"):
+        return f"{text}No original model was given to try them on."
+    sees = "is seen" if original["seen"] else "is not seen by any attacker"
+    return f"{text}In the original model, the attribute {sees}."
+
+
+def controls_measure(found: Mapping[str, Any]) -> tuple[str, str]:
+    """Return whether the controls were passed, and how, for the card of an attribute."""
+    asked = found["planted"]["attackers"]
+    note = f"{sum(run['fit'] is True for run in asked)} of {len(asked)} attackers find a planted leak"
+    return ("passed" if found["passed"] else "failed"), note
+
+
+def learning_sentence(name: str, found: Mapping[str, Any]) -> str:
+    """Return whether more training people would help an attacker, as one sentence."""
+    last, gain = found["points"][-1], found["gain"]
+    text = f"With all {count(last['people'])} training people, {found['attacker']} guesses “{name}” for "
+    text += f"{percent(last['accuracy']['value'])} of the images; the last doubling brought {points(gain['value'])}"
+    text += f" ({points_interval(gain.get('ci'))})" if points_interval(gain.get("ci")) else ""
+    if found["rising"]:
+        return f"{text}: it is still rising, and more people would teach it more."
+    return f"{text}: no more than noise."
