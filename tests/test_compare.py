@@ -1,0 +1,271 @@
+"""`efface compare`: one original for all, a row per method and seed; cells that are kept, killed or fail; errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from efface.audit import remembered
+from efface.config import Config
+from efface.errors import ConfigError, TrainingError
+from efface.experiments import cells
+from efface.experiments import compare as module
+from efface.experiments.cells import Cell, train_apart
+from efface.experiments.compare import chosen_methods, compare
+from efface.experiments.leaderboard import Leaderboard, row_of
+from efface.experiments.presets import find_config
+from efface.methods import METHODS
+from efface.report.pareto import Point, front
+
+TINY = [
+    "data.options={n: 300}",
+    "data.size=32",
+    "model.name=resnet18",
+    "model.stem=small",
+    "model.options={width: 8}",
+    "model.at=layer4",
+    "engine.epochs=1",
+    "engine.original_epochs=1",
+    "engine.batch_size=64",
+    "engine.threads=1",
+    "engine.device=cpu",
+    "method.head_width=8",
+    "audit.epochs=1",
+    "audit.attackers=[linear]",
+    "audit.resamples=50",
+]
+PRESET = "toyfaces-smiling-glasses"
+COLUMNS = {
+    *("method", "seed", "fidelity", "fidelity_original", "best_accuracy", "label_floor", "excess_leakage"),
+    *("selectivity", "aum", "certified", "train_s", "peak_rss_mb"),
+}
+
+
+def efface(*arguments):
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "efface", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=280, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("compare") / "one"
+    sets = [f"--set={text}" for text in TINY]
+    methods = "task_bottleneck,random_projection,original"
+    done = efface("compare", PRESET, *sets, "--methods", methods, "--seeds", 1, "-q", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert "leaderboard.json" in done.stdout
+    return folder
+
+
+def board(folder):
+    return json.loads((folder / "leaderboard.json").read_text())
+
+
+def test_a_row_per_method_with_every_column(finished):
+    found = board(finished)
+    assert [row["method"] for row in found["rows"]] == ["original", "task_bottleneck", "random_projection"]
+    for row in found["rows"]:
+        assert set(row) >= COLUMNS
+        assert row["seed"] == 0
+        assert 0 <= row["label_floor"] <= row["original_accuracy"] <= 1
+        assert 0 <= row["fidelity"] <= 1
+        assert row["train_s"] > 0
+        assert row["peak_rss_mb"] > 100
+        assert set(row["selectivity"]) == {"hair_colour", "skin_tone", "hat", "age_lines"}
+    assert found["environment"]["command"].startswith("efface compare")
+    assert str(finished) not in (finished / "leaderboard.json").read_text()
+    assert {"config", "suite", "methods", "failed", "pending"} <= set(found)
+    assert found["failed"] == found["pending"] == []
+    text = (finished / "leaderboard.md").read_text()
+    assert all(f"{name}" in text for name in ("original", "task_bottleneck", "random_projection"))
+    assert (finished / "pareto.svg").read_text().startswith("<?xml")
+    assert (finished / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_methods_start_from_the_one_original(finished):
+    rows = {row["method"]: row for row in board(finished)["rows"]}
+    assert len({row["fidelity_original"] for row in rows.values()}) == 1
+    assert len({row["original_accuracy"] for row in rows.values()}) == 1
+    assert rows["original"]["fidelity"] == rows["original"]["fidelity_original"]
+    assert rows["original"]["excess_leakage"] in (None, 1.0)
+    assert rows["task_bottleneck"]["certified"] is not None
+    assert rows["original"]["certified"] is None
+    assert list((finished / "seed-0").glob("*/original.safetensors")) == [
+        finished / "seed-0" / "original" / "original.safetensors"
+    ]
+
+
+def test_finished_cells_are_kept_and_a_killed_one_is_made_again(finished, monkeypatch):
+    """What counts: the kept cell is not touched, the other ends with the same figures, a further method joins.
+
+    The original is attacked once for both, with what a whole audit of its own finds.
+    """
+    attacks = []
+    run_suite = remembered.run_suite
+    monkeypatch.setattr(remembered, "run_suite", lambda *given: attacks.append(given) or run_suite(*given))
+    place = finished / "seed-0"
+    kept, killed = place / "random_projection" / "cell.json", place / "task_bottleneck"
+    before = {row["method"]: row for row in board(finished)["rows"]}
+    time_of = kept.stat().st_mtime_ns
+    for name in ("cell.json", "training.json", "model.safetensors"):
+        (killed / name).unlink()
+    config = find_config(PRESET, TINY)
+    methods = "task_bottleneck,random_projection,original,leace"
+    found, folder = compare(config, methods, 1, finished, overrides=TINY, resume=True, progress=False)
+    assert folder == finished
+    after = {row["method"]: row for row in found.rows}
+    assert kept.stat().st_mtime_ns == time_of
+    assert after["random_projection"] == before["random_projection"]
+    changing = {"train_s", "peak_rss_mb"}
+    assert {k: v for k, v in after["task_bottleneck"].items() if k not in changing} == {
+        k: v for k, v in before["task_bottleneck"].items() if k not in changing
+    }
+    assert len(attacks) == 1
+    assert after["leace"]["original_accuracy"] == before["original"]["original_accuracy"]
+    assert after["leace"]["fidelity_original"] == before["original"]["fidelity"]
+    with pytest.raises(ConfigError, match="already holds a run"):
+        compare(config, methods, 1, finished, progress=False)
+    with pytest.raises(ConfigError, match="begun with other settings"):
+        compare(config.updated(["engine.lr=0.5"]), methods, 1, finished, resume=True, progress=False)
+
+
+def test_a_method_s_own_settings_and_the_user_s(tmp_path):
+    config = find_config(PRESET, TINY)
+    made = module.Comparison(config, ("hsic",), (0,), ("method.variant=conditional",), module.RunFolder(tmp_path))
+    found = made.settings("hsic", 3)
+    assert (found.method.name, found.seed, found.method.removal_weight) == ("hsic", 3, 4.0)
+    assert found.method.variant == "conditional", "what the user sets wins over what the method suggests"
+    assert found.method.head_width == 8
+    assert made.settings("detachment", 0).method.removal_weight == config.method.removal_weight
+    assert found.engine == config.engine, "one budget"
+
+
+def test_a_cell_that_fails_is_told_and_the_others_are_made(tmp_path, monkeypatch):
+    def failing(cell):
+        if cell.config.method.name == "leace":
+            raise TrainingError("loss not finite")
+        return cells.train(cell)
+
+    monkeypatch.setattr(module, "train_apart", failing)
+    config = find_config(PRESET, TINY)
+    found, folder = compare(config, "original,leace", 1, tmp_path / "c", progress=False)
+    assert [row["method"] for row in found.rows] == ["original"]
+    assert list(found.failed) == [{"method": "leace", "seed": 0, "error": "loss not finite"}]
+    assert "Failed: leace, seed 0: loss not finite" in (folder / "leaderboard.md").read_text()
+
+
+KILLED = """
+import os, signal
+def build(num_classes):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_training_that_is_killed_or_fails_says_so(tmp_path, monkeypatch):
+    (tmp_path / "killed_net.py").write_text(KILLED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = find_config(PRESET, TINY)
+    cell = Cell(config.updated(["model.name=killed_net:build", "model.options={}"]), tmp_path / "run")
+    with pytest.raises(TrainingError, match="was killed by SIGKILL"):
+        train_apart(cell)
+    with pytest.raises(ConfigError, match="resnet1"):
+        train_apart(Cell(config.updated(["model.name=resnet1"]), tmp_path / "run"))
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
+def test_errors_are_told_at_once_before_anything_is_trained(tmp_path):
+    with pytest.raises(ConfigError, match="2 problems") as found:
+        chosen_methods("leac,hsci")
+    assert "'leac' in --methods. Did you mean 'leace'" in str(found.value)
+    assert "'hsci' in --methods. Did you mean 'hsic'" in str(found.value)
+    with pytest.raises(ConfigError, match="at least one name"):
+        chosen_methods(" , ")
+    assert chosen_methods("all")[0] == "original"
+    assert sorted(chosen_methods("all")) == METHODS.names()
+    config = find_config(PRESET, TINY)
+    with pytest.raises(ConfigError, match="`--seeds` to be at least 1, but got 0"):
+        compare(config, "original", 0, tmp_path)
+    wrong = config.updated(["method.attribute_weights={hat: 1.0}"])
+    with pytest.raises(ConfigError, match=r"adversarial: .*'hat'"):
+        compare(wrong, "original,adversarial", 1, tmp_path / "c", progress=False)
+    (tmp_path / "audit.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a run or an audit"):
+        compare(config, "original", 1, tmp_path, progress=False)
+    assert not (tmp_path / "c").exists()
+
+
+# ---------------------------------------------------------------- the table and the front
+
+
+def test_the_front_is_what_no_other_method_beats():
+    points = [Point(str(n), ((x, y),)) for n, (x, y) in enumerate([(0.5, 0.9), (0.1, 0.7), (0.1, 0.8), (0.4, 0.75)])]
+    assert front(points) == ["2", "0"]
+    naive = [a.name for a in points if not any(b.leakage <= a.leakage and b.fidelity > a.fidelity for b in points)]
+    assert set(front(points)) == set(naive) - {"3"}
+    assert Point("", ((0.0, 1.0), (1.0, 0.5))).leakage == 0.5
+
+
+def entry(excess, accuracy=0.7):
+    return {
+        "best": {"attacker": "mlp", "accuracy": accuracy},
+        "highest": {"accuracy": accuracy + 0.01},
+        "attackers": [{"name": "mlp", "conditional_bits": 0.1}],
+        "floors": {"majority": 0.5, "label": 0.6},
+        "original_best": 0.9,
+        "excess_leakage": excess,
+        "aum": 0.8,
+        "verdict": "leaks",
+    }
+
+
+def audited(fidelity, **attributes):
+    others = {"columns": [{"column": "hat", "share": {"value": 0.4}}, {"column": "beard", "share": None}]}
+    return {
+        "fidelity": {"value": fidelity, "original": 0.95},
+        "attributes": attributes,
+        "selectivity": {**others, "median_share": 0.4},
+    }
+
+
+def test_a_row_is_of_the_attribute_that_leaks_most():
+    found = row_of(
+        "x", 1, audited(0.9, a=entry(0.2), b=entry(0.7, 0.8), c=entry(None)), {"train_s": 1, "peak_rss_mb": 2}
+    )
+    assert (found["attribute"], found["excess_leakage"], found["best_accuracy"]) == ("b", 0.7, 0.8)
+    assert found["selectivity"] == {"hat": 0.4, "beard": None}
+    assert set(found["attributes"]) == {"a", "b", "c"}
+
+
+def test_means_spread_and_order():
+    cost = {"train_s": 10.0, "peak_rss_mb": 500.0}
+    rows = [
+        row_of("good", 0, audited(0.90, z=entry(0.0)), cost),
+        row_of("good", 1, audited(0.92, z=entry(0.2)), cost),
+        row_of("bad", 0, audited(0.80, z=entry(0.5)), cost),
+    ]
+    about = {
+        "name": "n", "suite": "quick", "split": "test", "target": "y", "attributes": ["z"], "config": {"data": {}},
+        "environment": {"hardware": {"cpu": "c", "cores": 1, "accelerator": "none"}, "started": "2026",
+                        "torch": "2", "command": "x"},
+    }  # fmt: skip
+    made = Leaderboard(rows, [], [{"method": "bad", "seed": 1}], about)
+    good, bad = made.methods
+    assert (good["method"], good["fidelity"], good["spread"]["fidelity"]) == ("good", pytest.approx(0.91), [0.90, 0.92])
+    assert (good["on_front"], bad["on_front"], good["certified"]) == (True, False, None)
+    text = made.to_markdown()
+    assert "| **good** | 0.910 (0.900 to 0.920) |" in text
+    assert "Not yet made: bad, seed 1" in text
+
+
+def test_the_configuration_is_the_preset_s_but_for_the_audit():
+    config = Config.from_mapping({"name": "n", "audit": {"attackers": ("linear",), "suite": "quick"}})
+    asked, not_asked = module.with_suite(config, "standard"), module.with_suite(config, None)
+    assert (asked.audit.suite, asked.audit.attackers) == ("standard", None)
+    assert not_asked.audit.attackers == ("linear",)
+    assert module.with_suite(Config(), None).audit.suite == "standard"
+    assert asked.fingerprint() == not_asked.fingerprint() == config.fingerprint()
