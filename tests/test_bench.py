@@ -37,6 +37,7 @@ from efface.experiments.bench import (
 )
 from efface.experiments.bench import apart as apart_module
 from efface.experiments.bench.apart import apart
+from efface.experiments.bench.goals import GOALS, overview
 from efface.experiments.bench.graphs import Pipeline
 from efface.experiments.bench.registry import TINY, run_bench
 from efface.experiments.bench.sampling import Variant, alternate, ratio
@@ -412,3 +413,23 @@ def test_the_allocator_s_settings_reach_processes_and_spare_the_user_s(monkeypat
         "MALLOC_TRIM_THRESHOLD_": None,
         "MALLOC_ARENA_MAX": "7",
     }
+
+
+def test_the_overview_sets_goals_beside_what_was_measured_and_leaves_out_the_rest():
+    step_result = {
+        "bench": "step",
+        "ratios": {"tuned_vs_plain": 3.5, "pipelined_vs_one_thread": 1.5},
+        "peak": {"share": 0.8},
+        "variants": {"plain": {"disturbed": 2}, "tuned": {"disturbed": 1}},
+        "machine": MACHINE,
+    }
+    memory_result = {"bench": "memory", "saving": {"resnet50": 0.4}, "rows": [], "machine": MACHINE}
+    page = overview([step_result, memory_result])
+    assert "| step | tuned end to end against the plain loop, × | ≥ 3 | 3.5 | met |" in page
+    assert "| step | pipelined against one thread, × | ≥ 1.7 | 1.5 | not met |" in page
+    assert "| step | share of the matrix product's rate, tuned | ≥ 0.8 | 0.8 | met |" in page
+    assert "| memory | saving of ResNet-50 | ≥ 0.38 | 0.4 | met |" in page
+    assert "ResNet-18" not in page
+    assert "| gpu |" not in page
+    assert "3 disturbed sample(s)" in page
+    assert not next(goal for goal in GOALS if goal.bench == "data").met(0.06)  # smaller is better

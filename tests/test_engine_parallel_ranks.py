@@ -265,3 +265,15 @@ def test_who_is_under_torchrun_and_which_shard_is_whose(monkeypatch):
     assert under_torchrun()
     assert shards == [(0, 2), (1, 2), (0, 2), (1, 2)]
     assert data_shard(parallel, fabric, 1) == (0, 1)
+
+
+def test_replicas_end_with_the_running_moments_of_the_first(faces, tmp_path):
+    """Each sees its own half of the batches; what is written, and what all end with, are the first's."""
+
+    def work(rank):
+        return train(faces, 2, "local_parallel", config=FAST.model_copy(update={"epochs": 1, "batch_size": 16}))[0]
+
+    first, *others = run_ranks(4, work, tmp_path)
+    assert any("running_mean" in name for name in first)
+    for weights in others:
+        assert_equal(weights, first)

@@ -227,6 +227,14 @@ def test_a_run_writes_down_what_was_chosen_and_keeps_to_it_when_it_resumes(faces
     assert Config.from_yaml(tmp_path / "run" / "config.yaml").model.at == "layer1"
 
 
+def test_a_whole_run_is_refused_under_torchrun_before_any_rank_writes(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match=r"started once, but got 'several processes of torchrun'.*efface.unlearn"):
+        runner.run(Config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_command_line_shows_layers_and_proposals():
     from typer.testing import CliRunner
 

@@ -42,7 +42,8 @@ def describe(seed: int) -> dict[str, object]:
 def command() -> str:
     """Return the command line as a user would type it."""
     program, *arguments = sys.argv
-    return shlex.join([Path(program).name, *arguments])
+    name = Path(program).name
+    return shlex.join(["efface" if name == "__main__.py" else name, *arguments])
 
 
 def hardware() -> dict[str, object]:

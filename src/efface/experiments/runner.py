@@ -20,8 +20,9 @@ from efface.data.dataset import AttributeDataset
 from efface.data.load import load
 from efface.engine import Job
 from efface.engine.cuts import settle_cut
+from efface.engine.devices import under_torchrun
 from efface.engine.seeds import seed_everything
-from efface.errors import CheckpointError
+from efface.errors import CheckpointError, ConfigError, expected
 from efface.experiments.environment import describe, peak_rss_mb
 from efface.experiments.folder import RunFolder
 from efface.methods import UnlearnedModel, find_method, restore
@@ -85,6 +86,9 @@ def run(
     """
     console = console or Console(quiet=True)
     folder = RunFolder(Path(out)) if out is not None else RunFolder.default(config.name, resume)
+    if under_torchrun():
+        advice = "Train with `efface.unlearn` under torchrun (docs/scaling.md), then audit what it saved."
+        raise ConfigError(expected("efface run", "started once", "several processes of torchrun", advice))
     config = _resumed_cut(config, folder, resume)
     folder.check(config, resume, overwrite)
     clock = Clock()

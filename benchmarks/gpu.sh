@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# One GPU, under 10 minutes, no network: epoch latency and memory by network, batch size and schedule; then, in the time
+# that is left, unlearning CIFAR-10's class.
+#
+#   benchmarks/gpu.sh [FOLDER]              default: benchmarks/results/gpu
+#   CIFAR10=DIR benchmarks/gpu.sh           DIR has the parquet files, whole, or cut by `split -b 60m FILE FILE.part-`
+#   SMOKE=1 benchmarks/gpu.sh DIR           tiny, on whatever is there
+#   SITE=DIR benchmarks/gpu.sh              packages that the machine lacks, from `pip install --no-deps --target DIR ...`
+#
+# Needs Python 3.11 or newer with the packages that benchmarks/gpu_needs.py looks for; installs nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-benchmarks/results/gpu}
+python=${PYTHON:-python3}
+export PYTHONPATH="src${SITE:+:$SITE}${PYTHONPATH:+:$PYTHONPATH}"
+limit=${SECONDS_IN_ALL:-570}
+
+"$python" benchmarks/gpu_needs.py ${CIFAR10:+--run}
+"$python" -m efface bench gpu ${SMOKE:+--smoke} --minutes "${MINUTES:-5}" --out "$out/gpu.json"
+
+[ -n "${CIFAR10:-}" ] || exit 0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+data=$CIFAR10
+if compgen -G "$CIFAR10/*.part-aa" >/dev/null; then
+  data=$work/cifar10
+  mkdir "$data"
+  for first in "$CIFAR10"/*.part-aa; do
+    whole=$(basename "${first%.part-aa}")
+    cat "${first%aa}"* >"$data/$whole"
+  done
+fi
+size=(--set 'model.options={width: 64}' --set data.limit=null)
+[ -z "${SMOKE:-}" ] || size=(--set 'model.options={width: 8}' --set data.limit=400 --set engine.epochs=1
+  --set engine.original_epochs=1 --set 'audit.attackers=[linear]' --set audit.reconstruction=false)
+for method in ${METHODS:-detachment original adversarial masked_retrain}; do
+  left=$((limit - SECONDS))
+  [ "$left" -gt 30 ] || { echo "$method: left out, the time was up"; continue; }
+  if timeout "$left" "$python" -m efface run cifar10-living-class --data "$data" --quiet --out "$work/$method" \
+    --set "method.name=$method" "${size[@]}"; then
+    "$python" benchmarks/summarise.py "$work/$method" --out "$out/cifar10-$method" >/dev/null
+  else
+    echo "$method: not finished in the $left s that were left, or failed"
+  fi
+done

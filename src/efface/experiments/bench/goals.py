@@ -1,0 +1,113 @@
+"""What was hoped for beside what was measured: a page over the results of all benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure that a benchmark gives, and what it should be.
+
+    Attributes:
+        bench: Name of the benchmark.
+        about: What the figure is.
+        wanted: What it should be.
+        at_least: Whether larger is better.
+        read: Finds the figure in the benchmark's result; KeyError where it is not there.
+    """
+
+    bench: str
+    about: str
+    wanted: float
+    at_least: bool
+    read: Callable[[Result], float]
+
+    def met(self, value: float) -> bool:
+        """Whether a figure is as good as hoped."""
+        return value >= self.wanted if self.at_least else value <= self.wanted
+
+
+def _in(section: str, name: str) -> Callable[[Result], float]:
+    return lambda result: float(result[section][name])
+
+
+GOALS = (
+    Goal("step", "tuned end to end against the plain loop, ×", 3.0, True, _in("ratios", "tuned_vs_plain")),
+    Goal("step", "share of the matrix product's rate, tuned", 0.8, True, _in("peak", "share")),
+    Goal("step", "pipelined against one thread, ×", 1.7, True, _in("ratios", "pipelined_vs_one_thread")),
+    Goal("step", "pipelined against all threads, ×", 1.0, True, _in("ratios", "pipelined_vs_two_threads")),
+    Goal("step", "the same with a core held, ×", 5.0, True, _in("ratios", "pipelined_vs_two_threads_core_held")),
+    Goal("step", "local against end to end, ×", 0.97, True, _in("ratios", "local_vs_end_to_end")),
+    Goal("memory", "saving of ResNet-18", 0.31, True, _in("saving", "resnet18")),
+    Goal("memory", "saving of ResNet-34", 0.36, True, _in("saving", "resnet34")),
+    Goal("memory", "saving of ResNet-50", 0.38, True, _in("saving", "resnet50")),
+    Goal("data", "reading's share of a step", 0.05, False, _in("ratios", "reading_share_of_step")),
+    Goal(
+        "audit",
+        "the audit's share of training, drawn faces",
+        0.25,
+        False,
+        _in("ratios", "audit_share_toyfaces-smiling-glasses"),
+    ),
+    Goal(
+        "scale",
+        "time per image, largest against smallest set, ×",
+        1.1,
+        False,
+        _in("ratios", "seconds_per_image_largest_vs_smallest"),
+    ),
+    Goal(
+        "scale",
+        "memory of the process, largest against smallest, ×",
+        1.1,
+        False,
+        _in("ratios", "anonymous_memory_largest_vs_smallest"),
+    ),
+    Goal("gpu", "seconds of an epoch, ResNet-18", 1.0, False, _in("ratios", "epoch_seconds_resnet18")),
+    Goal("gpu", "seconds of an epoch, ResNet-34", 2.0, False, _in("ratios", "epoch_seconds_resnet34")),
+    Goal("gpu", "seconds of an epoch, ResNet-50", 3.5, False, _in("ratios", "epoch_seconds_resnet50")),
+)
+
+
+def overview(results: Sequence[Result]) -> str:
+    """Return a page: every goal that a result says something of, then where each result was made.
+
+    Args:
+        results: As ``run_bench`` returns them; of two of one benchmark, the later counts.
+    """
+    found = {str(result["bench"]): result for result in results}
+    lines = ["# Benchmarks", "", "| bench | figure | goal | measured | |", "|---|---|---|---|---|"]
+    for goal, value in _measured(found):
+        sign, verdict = "≥" if goal.at_least else "≤", "met" if goal.met(value) else "not met"
+        lines.append(f"| {goal.bench} | {goal.about} | {sign} {goal.wanted:g} | {value:.3g} | {verdict} |")
+    lines += ["", *(_origin(result) for result in found.values())]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(found: Mapping[str, Result]) -> Iterator[tuple[Goal, float]]:
+    for goal in GOALS:
+        try:
+            value = goal.read(found[goal.bench])
+        except KeyError:  # not measured, or of other networks
+            continue
+        yield goal, value
+
+
+def _origin(result: Result) -> str:
+    machine, name = result["machine"], result["bench"]
+    disturbed = sum(
+        entry.get("disturbed", 0) for entry in (*result.get("variants", {}).values(), *result.get("rows", []))
+    )
+    return (
+        f"- [{name}]({name}.md): {machine['started'][:10]}, {machine['hardware']['cpu']}, {machine['cores_used']} "
+        f"core(s), accelerator {machine['hardware']['accelerator']}, torch {machine['versions']['torch']}; "
+        f"{int(disturbed)} disturbed sample(s): `{machine['command']}`"
+    )
+
+
+__all__ = ["GOALS", "Goal", "overview"]
