@@ -39,6 +39,7 @@ for method in ${METHODS:-detachment original adversarial masked_retrain}; do
   if timeout "$left" "$python" -m efface run cifar10-living-class --data "$data" --quiet --out "$work/$method" \
     --set "method.name=$method" "${size[@]}"; then
     "$python" benchmarks/summarise.py "$work/$method" --out "$out/cifar10-$method" >/dev/null
+    rm "$out/cifar10-$method/README.md" # its notes are about other machines
   else
     echo "$method: not finished in the $left s that were left, or failed"
   fi

@@ -84,6 +84,8 @@ def overview(results: Sequence[Result]) -> str:
     lines = ["# Benchmarks", "", "| bench | figure | goal | measured | |", "|---|---|---|---|---|"]
     for goal, value in _measured(found):
         sign, verdict = "≥" if goal.at_least else "≤", "met" if goal.met(value) else "not met"
+        if not found[goal.bench].get("goal_size"):
+            verdict = "of another size"
         lines.append(f"| {goal.bench} | {goal.about} | {sign} {goal.wanted:g} | {value:.3g} | {verdict} |")
     lines += ["", *(_origin(result) for result in found.values())]
     return "\n".join(lines) + "\n"

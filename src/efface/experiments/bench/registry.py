@@ -161,8 +161,22 @@ def run_bench(name: str, settings: Settings, tell: Tell) -> dict[str, Any]:
     """
     _check(name, settings)
     torch.set_num_threads(choose_threads(None))
-    made_on = machine()
-    return {**BENCHES[name].measure(settings, tell), "machine": {**made_on, "threads": torch.get_num_threads()}}
+    made_on, threads = machine(), torch.get_num_threads()
+    found = BENCHES[name].measure(settings, tell)
+    return {**found, "goal_size": at_goal_size(name, settings), "machine": {**made_on, "threads": threads}}
+
+
+def at_goal_size(name: str, settings: Settings) -> bool:
+    """Whether what is measured is what the goals are set for; how often and for how long does not count.
+
+    Example:
+        >>> [at_goal_size("step", settings_of("step", **it)) for it in ({"rounds": 9, "steps": 20}, {"width": 32})]
+        [True, False]
+    """
+    usual = BENCHES[name].usual
+    load = replace(settings.load, steps=usual.load.steps, skip=usual.load.skip)
+    often = {key: getattr(usual, key) for key in ("rounds", "blocks", "minutes", "more")}
+    return replace(settings, load=load, **often) == usual
 
 
 def _check(name: str, settings: Settings) -> None:
