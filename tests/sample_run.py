@@ -181,8 +181,7 @@ def control(unfit: tuple[str, ...] = ()) -> dict[str, Any]:
     rows = [
         {
             "name": name, "accuracy": 0.52 if name in unfit else 0.64, "fit": name not in unfit,
-            "found": [] if name in unfit else ["direction"], "reason": "is blind" if name in unfit else None,
-            "share": {"direction": figure(0.02 if name in unfit else 0.91, 0.1), "local": None},
+            "reason": "is blind" if name in unfit else None, "share": figure(0.02 if name in unfit else 0.91, 0.1),
         }
         for name in NAMES
     ]  # fmt: skip
@@ -192,7 +191,7 @@ def control(unfit: tuple[str, ...] = ()) -> dict[str, Any]:
         "features": [32, 8, 8], "seconds": 21.0, "original": {"given": True, "seen": True, "best": 0.987},
         "planted": {
             "floor": 0.521, "bayes": 0.671, "epochs": 6, "powerless": None, "attackers": rows,
-            "patterns": {way: {"separation": 6.0, "amplitude": 0.31} for way in ("direction", "local")},
+            "separation": 6.0, "amplitude": 0.31,
         },
         "shuffled": {
             "floor": 0.521, "epochs": 3, "people": {"train": 2000, "validation": 750, "audited": 1000}, "shuffles": 1,

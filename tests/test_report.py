@@ -465,7 +465,7 @@ def test_controls_stand_on_the_card_and_in_the_table(full: Path) -> None:
     text = " ".join((full / "report.html").read_text(encoding="utf-8").replace("\xa0", " ").split())
     assert "3 of 3 attackers find a planted leak" in text
     assert "2 of 3 attackers find a planted leak" in text
-    assert "found, written everywhere" in text
+    assert "found of what was planted" in text
     card = " ".join(write_model_card(full).read_text(encoding="utf-8").split())
     assert "Controls passed (3 of 3 attackers find a planted leak)" in card
 

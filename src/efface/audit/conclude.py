@@ -14,7 +14,7 @@ from efface.audit.attack import Settings
 from efface.audit.attackers import Attacker
 from efface.audit.attribute import audit_attribute, with_aum
 from efface.audit.controls import control_steps
-from efface.audit.expected import cost, measured_pace
+from efface.audit.expected import Pace, cost
 from efface.audit.pictures import Drawn, draw
 from efface.audit.plan import Plan, suite_problems
 from efface.audit.progress import Bars
@@ -70,9 +70,9 @@ class Job:
         """
         if not self.shown.told:
             return self
-        found, pace = cost(self.plan, shapes, people, classes, models, self.config.epochs, outputs), measured_pace()
-        self.shown.say(found.describe(self.plan.suite, pace))
-        return replace(self, expected_s=round(found.total * pace, 1))
+        found = cost(self.plan, shapes, people, classes, models, self.config.epochs, outputs, Pace.measured())
+        self.shown.say(found.describe(self.plan.suite))
+        return replace(self, expected_s=round(found.total, 3))
 
     def settings(self, target: str, attributes: int, models: int) -> Settings:
         """Return what attackers need, with a progress bar for so many attributes, on so many models."""
@@ -99,7 +99,7 @@ def prepare(
     for text in (*suite_problems(plan.attackers), *problems):
         found.add(text)
     found.raise_if_any()
-    return Job(config, plan, seed, name)
+    return Job(config.model_copy(update={"epochs": plan.epochs}), plan, seed, name)
 
 
 def conclude(

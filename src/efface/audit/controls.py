@@ -32,11 +32,12 @@ from efface.audit.features import FeatureSet
 from efface.audit.floors import label_guess
 from efface.audit.intervals import Interval, Resampling, accuracy_interval, mean_interval
 from efface.audit.plants import (
-    Copy,
+    SEPARATION,
+    Pattern,
     channels_of,
     noisy_copy,
     part,
-    patterns,
+    pattern_for,
     planted,
     shuffle_within,
 )
@@ -49,8 +50,6 @@ EPOCHS = {"planted": 6, "shuffled": 3}
 """Most epochs."""
 EXCESS = 0.15
 """Accuracy that the planted copy is worth; more where people are so few that this would be within noise."""
-ANSWER = "answer"
-"""Where the copy is written for those who read the model's own logits and nothing else."""
 ROOM = 0.02
 """Least that there is to know of z beyond y: nothing can be planted in less."""
 UNWRITTEN = "the features do not vary: nothing can be written into them"
@@ -130,15 +129,13 @@ def run_controls(features: FeatureSet, column: Column, settings: Settings) -> Co
     # An attacker that has nothing to read without logits reads them.
     deaf = [one for one in asked if one.applies(arena.train.shape, 0) is not None]
     readers = [one for one in asked if one not in deaf]
-    made = plant(stage, generator, settings.seed)
-    found = [judge_planted(made, readers, together, column, settings)]
+    made = plant(stage, generator)
+    found = judge_planted(made, readers, together, column, settings)
     if deaf:
-        answers = plant(stage, generator, settings.seed, answers=True)
-        found.append(judge_planted(answers, deaf, False, column, settings))
+        found["attackers"] += judge_planted(plant(stage, generator, True), deaf, False, column, settings)["attackers"]
     alarmed, shuffled = judge_shuffled(arena, asked, together, column, settings, generator)
-    rows = [row for section in found for row in section["attackers"]]
-    fit = {row["name"]: row["fit"] for row in rows}
-    reasons = {row["name"]: row["reason"] for row in rows if row["reason"]}
+    fit = {row["name"]: row["fit"] for row in found["attackers"]}
+    reasons = {row["name"]: row["reason"] for row in found["attackers"] if row["reason"]}
     reasons |= {name: "; ".join(filter(None, (reasons.get(name), ALARMED))) for name in alarmed}
     failed = _failed(made, fit, alarmed)
     section = {
@@ -146,11 +143,7 @@ def run_controls(features: FeatureSet, column: Column, settings: Settings) -> Co
         "failed": list(failed),
         "people": {role: len(view) for role, view in stage.views.items()},
         "features": list(stage.views["train"].shape),
-        "planted": {
-            **found[0],
-            "attackers": rows,
-            "patterns": {k: v for one in found for k, v in one["patterns"].items()},
-        },
+        "planted": found,
         "shuffled": shuffled,
         "seconds": round(time.perf_counter() - start, 3),
     }
@@ -168,58 +161,47 @@ class Planted:
 
     Attributes:
         stage: Its views hold what was written; also the logits, for those who read these alone.
-        copy: What was written, in probabilities.
-        kinds: Of the audited people, in which way it was written for each.
-        names: Of the ways, with separation and amplitude.
+        pattern: How it was written.
         floor: ``[n]`` whom one guesses right who knows the model's answer alone.
         perfect: ``[n]`` whom one guesses right who reads the copy too.
         powerless: Why this shows nothing, or None.
     """
 
     stage: Stage
-    copy: Copy
-    kinds: Int[np.ndarray, " n"]
-    names: Mapping[str, Mapping[str, float]]
+    pattern: Pattern
     floor: Bool[np.ndarray, " n"]
     perfect: Bool[np.ndarray, " n"]
     powerless: str | None
 
 
-def plant(stage: Stage, generator: np.random.Generator, seed: int, answers: bool = False) -> Planted:
-    """Write a noisy copy of w; each person gets one of the patterns, drawn at random.
+def plant(stage: Stage, generator: np.random.Generator, answers: bool = False) -> Planted:
+    """Write a noisy copy of w into everybody's features, or logits.
 
     Args:
         stage: Who, and w.
-        generator: Of patterns and noise.
-        seed: Of places.
+        generator: Of pattern and noise.
         answers: Whether to write into the logits in place of the features.
     """
-    train, n = stage.views["train"], len(stage.views["audited"])
-    forms = patterns(_answers(train) if answers else train, generator)
-    # Four standard errors of a difference between two guessers, of the people of one pattern.
-    excess = max(EXCESS, 4 * float(np.sqrt(0.4 * len(forms) / n)))
+    train, audited = stage.views["train"], stage.views["audited"]
+    pattern = pattern_for(_answers(train) if answers else train, generator)
+    # Four standard errors of a difference between two guessers.
+    excess = max(EXCESS, 4 * float(np.sqrt(0.4 / len(audited))))
     copy = noisy_copy(train.labels.numpy(), stage.target["train"], stage.known["train"], train.classes, excess)
-    views, kinds, written = {}, {}, {}
-    for place, (role, view) in enumerate(stage.views.items()):
+    views, written = {}, {}
+    for role, view in stage.views.items():
         written[role] = copy.draw(view.labels.numpy(), stage.target[role], generator)
-        kinds[role] = generator.integers(0, len(forms), len(view))
-        made = planted(_answers(view) if answers else view, written[role], kinds[role], forms, seed + place)
+        made = planted(_answers(view) if answers else view, written[role], pattern)
         views[role] = replace(view, logits=made.source.read(slice(None))) if answers else made
-    labels = stage.views["audited"].labels.numpy()
     known = _familiar(stage.known["audited"], stage.known["train"])
-    blind, read = (guess == labels for guess in copy.guesses(known, written["audited"]))
-    names = {
-        ANSWER if answers else form.kind: {"separation": form.separation, "amplitude": round(form.amplitude, 4)}
-        for form in forms
-    }
+    blind, read = (guess == audited.labels.numpy() for guess in copy.guesses(known, written["audited"]))
     powerless = None
-    if all(form.amplitude == 0 for form in forms):
+    if pattern.amplitude == 0:
         powerless = UNWRITTEN
     elif 1 - copy.floor < ROOM:
         powerless = DETERMINED
     elif _gain(read, blind, Resampling())[1][0] <= 0:
-        powerless = TOO_FEW.format(n)
-    return Planted(replace(stage, views=views), copy, kinds["audited"], names, blind, read, powerless)
+        powerless = TOO_FEW.format(len(audited))
+    return Planted(replace(stage, views=views), pattern, blind, read, powerless)
 
 
 def listen(
@@ -249,34 +231,21 @@ def judge_planted(
     heard = listen(made.stage, asked, together, column, settings, EPOCHS["planted"])
     worth, rows = float(made.perfect.mean() - made.floor.mean()), []
     for name, correct in heard.items():
-        shares, found = _found(made, correct, settings.how)
-        fit = None if made.powerless and not found else bool(found)
-        row = {"name": name, "accuracy": float(correct.mean()), "fit": fit, "found": found, "share": shares}
-        rows.append({**row, "reason": BLIND.format(worth) if fit is False else None})
+        gain, ci = _gain(correct, made.floor, settings.how)
+        share = {"value": gain / worth, "ci": [end / worth for end in ci]} if worth > 0 else None
+        # Where nothing could be planted, nothing found says nothing.
+        fit = True if ci[0] > 0 else None if made.powerless else False
+        reason = BLIND.format(worth) if fit is False else None
+        rows.append({"name": name, "accuracy": float(correct.mean()), "fit": fit, "share": share, "reason": reason})
     return {
         "floor": float(made.floor.mean()),
         "bayes": float(made.perfect.mean()),
         "epochs": min(EPOCHS["planted"], settings.config.epochs),
-        "patterns": dict(made.names),
+        "separation": SEPARATION,
+        "amplitude": round(made.pattern.amplitude, 4),
         "powerless": made.powerless,
         "attackers": rows,
     }
-
-
-def _found(made: Planted, correct: Bool[np.ndarray, " n"], how: Resampling) -> tuple[dict[str, Any], list[str]]:
-    """What share of the planted gain an attacker reaches, pattern by pattern, and where it is above noise."""
-    # As many looks as ways to write.
-    how, shares, found = how.widened(len(made.names)), {}, []
-    for place, name in enumerate(made.names):
-        mine = made.kinds == place
-        if not mine.any():
-            continue
-        gain, ci = _gain(correct[mine], made.floor[mine], how)
-        worth = float(made.perfect[mine].mean() - made.floor[mine].mean())
-        shares[name] = {"value": gain / worth, "ci": [end / worth for end in ci]} if worth > 0 else None
-        if ci[0] > 0:
-            found.append(name)
-    return shares, found
 
 
 def _gain(correct: Bool[np.ndarray, " n"], floor: Bool[np.ndarray, " n"], how: Resampling) -> tuple[float, Interval]:

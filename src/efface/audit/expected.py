@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +16,21 @@ from efface.audit.attack import members_of
 from efface.audit.attackers import Attacker
 from efface.audit.attackers.conv import SmallConvolution
 from efface.audit.attackers.cost import network_seconds
+from efface.audit.attackers.training import NetworkAttacker
 from efface.audit.controls import EPOCHS, PEOPLE
 from efface.audit.plan import Plan
 from efface.audit.plants import channels_of
+from efface.engine.devices import has_fast_bfloat16
 
-REFERENCE = ((128, 8, 8), 16_000, 5, 12)
-"""What costs are told for where no data is at hand: features, training people, classes, epochs."""
+SMALL = 128
+"""People in a step that is timed."""
+PRODUCTS = 2.5e10
+"""Multiply-adds in float64 per second, of the machine that the rates are of."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What attackers take on one core of the machine that the rates are of.
+    """What attackers take.
 
     Attributes:
         fits: How often an attacker is trained, controls aside.
@@ -42,22 +47,17 @@ class Cost:
         """Seconds of what is known."""
         return self.controls + sum(value for value in self.seconds.values() if not math.isnan(value))
 
-    def describe(self, suite: str, pace: float = 1.0) -> str:
-        """Return the announcement.
-
-        Args:
-            suite: Its name.
-            pace: Seconds here per second there.
-        """
+    def describe(self, suite: str) -> str:
+        """Return the announcement."""
         each = ", ".join(
-            f"{name} {'?' if math.isnan(value) else spoken(value * pace)}" for name, value in self.seconds.items()
+            f"{name} {'?' if math.isnan(value) else spoken(value)}" for name, value in self.seconds.items()
         )
         unknown = [name for name, value in self.seconds.items() if math.isnan(value)]
         more = f" and whatever {', '.join(unknown)} takes" if unknown else ""
         return (
             f"Suite {suite}: {len(self.seconds)} attackers, {self.fits} fits, and controls; about "
-            f"{spoken(self.total * pace)} on this machine for attackers{more}.\n  {each}, "
-            f"controls {spoken(self.controls * pace)}"
+            f"{spoken(self.total)} for attackers if this machine does nothing else{more}.\n  {each}, "
+            f"controls {spoken(self.controls)}"
         )
 
 
@@ -69,6 +69,7 @@ def cost(
     models: int = 2,
     epochs: int = 12,
     outputs: int = 2,
+    pace: Pace | None = None,
 ) -> Cost:
     """Return what a plan's attackers cost.
 
@@ -80,6 +81,7 @@ def cost(
         models: 2 with an original.
         epochs: Most epochs.
         outputs: Number of the model's logits; 0: none.
+        pace: Of this machine; None: the one that the rates are of.
 
     Example:
         >>> from efface.config import AuditConfig
@@ -87,17 +89,17 @@ def cost(
         >>> found.fits, round(found.controls) < round(found.total)
         (6, True)
     """
-    fits, seconds, controls = 0, dict[str, float](), 0.0
+    fits, seconds, controls, pace = 0, dict[str, float](), 0.0, pace or Pace()
     members, together = members_of(plan.attackers)
-    for shape in shapes:
-        asked = [one for one in members if one.applies(shape, outputs) is None]
-        for number in classes:
-            for attacker in asked:
-                times = models * plan.seeds
-                fits += times
-                one = times * attacker.seconds(people, shape, number, epochs)
-                seconds[attacker.name] = seconds.get(attacker.name, 0.0) + one
-                controls += control_seconds(attacker, shape, people, number, epochs)
+    times = models * plan.seeds
+    # Networks are counted once for all attributes of as many classes.
+    for (shape, number), often in Counter((shape, number) for shape in shapes for number in classes).items():
+        for attacker in members:
+            if attacker.applies(shape, outputs) is None:
+                fits += times * often
+                one = pace.of(attacker) * attacker.seconds(people, shape, number, epochs)
+                seconds[attacker.name] = seconds.get(attacker.name, 0.0) + times * often * one
+                controls += often * pace.of(attacker) * control_seconds(attacker, shape, people, number, epochs)
     if together:
         seconds["ensemble"] = 0.5 * models * plan.seeds * len(shapes) * len(classes)
     return Cost(fits, seconds, controls)
@@ -112,29 +114,52 @@ def control_seconds(attacker: Attacker, shape: tuple[int, ...], people: int, cla
     return 0.0 if math.isnan(planted + shuffled) else planted + shuffled
 
 
-def measured_pace(steps: int = 3) -> float:
-    """Return how long this machine takes per second of the rates: a few steps of a small network are timed.
+@dataclass(frozen=True)
+class Pace:
+    """How long this machine takes for what the rates' machine does in a second.
 
-    Takes a fraction of a second; load from other programs counts.
+    Attributes:
+        networks: Training, in the precision that attackers compute in here.
+        others: Matrix products in float64, which stand for what is no network.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network, inputs = SmallConvolution(64, 2, 96, 8).train(), torch.randn(256, 64, 8, 8)
-        labels = torch.zeros(256, dtype=torch.long)
+
+    networks: float = 1.0
+    others: float = 1.0
+
+    @classmethod
+    def measured(cls, steps: int = 4) -> Pace:
+        """Time a few small steps, in seconds of the processor: other programs disturb little."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network, inputs = SmallConvolution(64, 2, 96, 8).train(), torch.randn(SMALL, 64, 8, 8)
+            labels, matrix = torch.zeros(SMALL, dtype=torch.long), torch.randn(384, 384, dtype=torch.float64)
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-        times = []
-        for _ in range(1 + steps):
-            start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16):
+
+        def step() -> None:
+            with torch.autocast("cpu", torch.bfloat16, has_fast_bfloat16()):
                 loss = F.cross_entropy(network(inputs).float(), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            times.append(time.perf_counter() - start)
-    with torch.device("meta"):
-        predicted = network_seconds(SmallConvolution(64, 2, 96, 8), torch.empty(2, 64, 8, 8), 256, 1)
-    # The first step also sets up; the fastest of the others is the least disturbed.
-    return min(times[1:]) / predicted
+
+        with torch.device("meta"):
+            predicted = network_seconds(SmallConvolution(64, 2, 96, 8), torch.empty(2, 64, 8, 8), SMALL, 1, SMALL)
+        products = len(matrix) ** 3 / PRODUCTS
+        return cls(_fastest(step, steps) / predicted, _fastest(lambda: matrix @ matrix, steps) / products)
+
+    def of(self, attacker: Attacker) -> float:
+        """Return what an attacker's seconds are multiplied by."""
+        return self.networks if isinstance(attacker, NetworkAttacker) else self.others
+
+
+def _fastest(step: Callable[[], object], times: int) -> float:
+    """Seconds that the fastest step would take if this program had its threads' cores for itself."""
+    found = []
+    for _ in range(times):
+        start = time.process_time()
+        step()
+        found.append(time.process_time() - start)
+    return min(found) / torch.get_num_threads()
 
 
 def spoken(seconds: float) -> str:

@@ -13,6 +13,8 @@ DEFAULT = ("resnet18", "mlp", "linear", "least-squares")
 """Attackers of the suite ``custom``, unless others are named."""
 SEEDS = {"full": 3}
 """How often a suite trains each attacker; others: once."""
+EPOCHS = {"quick": 6, "standard": 6}
+"""Most epochs of an attacker, where ``epochs`` is not given; others: as ``AuditConfig`` says."""
 BEYOND = {
     "custom": ("fairness",),
     "quick": ("fairness",),
@@ -32,6 +34,7 @@ class Plan:
         seeds: How often each is trained.
         beyond: What else is looked at.
         layers: Layers of the layer map, ``all``, or nothing.
+        epochs: Most epochs of an attacker.
     """
 
     suite: str
@@ -39,6 +42,7 @@ class Plan:
     seeds: int
     beyond: tuple[str, ...]
     layers: str | tuple[str, ...]
+    epochs: int
 
     @property
     def reads_drawings(self) -> bool:
@@ -60,7 +64,10 @@ class Plan:
         chosen = build_suite(names_of(config)) if attackers is None else list(attackers)
         layers = config.layers if config.layers is not None else ("all" if config.suite == "full" else ())
         beyond = BEYOND[config.suite] if config.beyond is None else config.beyond
-        return cls(suite, tuple(chosen), config.seeds or SEEDS.get(config.suite, 1), tuple(beyond), layers)
+        seeds = config.seeds or SEEDS.get(config.suite, 1)
+        given = "epochs" in config.model_fields_set
+        epochs = config.epochs if given else EPOCHS.get(config.suite, config.epochs)
+        return cls(suite, tuple(chosen), seeds, tuple(beyond), layers, epochs)
 
 
 def names_of(config: AuditConfig) -> tuple[str, ...]:
@@ -101,7 +108,7 @@ def suite_problems(suite: Sequence[Attacker]) -> list[str]:
 
 SUITES: dict[str, tuple[str, ...]] = {
     "quick": ("linear", "least-squares", "mlp"),
-    "standard": ("resnet18", "mlp", "mlp-raw", "linear", "least-squares", "knn", "trees", "output", "ensemble"),
+    "standard": ("conv", "mlp", "linear", "least-squares", "knn", "trees", "output", "ensemble"),
     "full": tuple(ATTACKERS),
 }
 """Attackers of the suites with a name; why these: ``docs/attackers/suites.md``."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from efface.audit.attackers.base import FeatureView
@@ -28,29 +28,23 @@ FEWEST = 8
 """Channels that are kept whatever their size."""
 FAINTEST = 2.0**-6
 """Least spread along a pattern, in standard deviations of a channel: what is written must not drown in rounding."""
-DIRECTION, LOCAL = "direction", "local"
-SEPARATION = {DIRECTION: 6.0, LOCAL: 10.0}
-"""d′ between the two closest classes of the copy, for one who knows the patterns."""
+SEPARATION = 6.0
+"""d′ between the two closest classes of the copy, for one who knows the pattern."""
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """One way to write a class.
+    """How a class is written: the same shift of the channels at every place.
 
     Attributes:
-        kind: ``direction``: the same shift of the channels at every position; ``local``: a shift of the channels in one
-            small patch, at a place drawn for each person (maps and tokens only).
         values: ``[A, C]`` what is added for each class, in standard deviations of the channels.
-        separation: d′ for one who knows the pattern.
     """
 
-    kind: str
     values: Float[Tensor, "A C"]
-    separation: float
 
     @property
     def amplitude(self) -> float:
-        """Root mean square of what is added, in standard deviations of a channel."""
+        """Root mean square of what is added, in standard deviations of a channel; 0: nothing can be written."""
         return float(self.values.square().mean().sqrt())
 
 
@@ -151,38 +145,29 @@ def noisy_copy(
     return copy(high)
 
 
-def patterns(view: FeatureView, generator: np.random.Generator) -> list[Pattern]:
-    """Return the ways to write into these features, made to their separations.
+def pattern_for(view: FeatureView, generator: np.random.Generator) -> Pattern:
+    """Return a way to write into these features, made to its separation.
 
     A Gaussian number is drawn per class and channel. Channels that never vary are left alone: anything there would
     stand out.
     """
     people = torch.from_numpy(generator.permutation(len(view))[:SAMPLE]).sort().values
-    features = view.standardised(people)
-    kinds = {DIRECTION: _pooled(features)}
-    if features.ndim > 2:
-        kinds[LOCAL] = per_channel(features)
-    return [_pattern(kind, rows, view.classes, generator) for kind, rows in kinds.items()]
-
-
-def _pooled(features: Features) -> Float[Tensor, "n C"]:
-    """Channel means over positions."""
-    return per_channel(features).unflatten(0, (len(features), -1)).mean(1)
-
-
-def _pattern(kind: str, rows: Float[Tensor, "M C"], classes: int, generator: np.random.Generator) -> Pattern:
-    rows = rows.double()
-    drawn = torch.from_numpy(generator.normal(size=(classes, rows.shape[1])))
+    rows = _pooled(view.standardised(people)).double()
+    drawn = torch.from_numpy(generator.normal(size=(view.classes, rows.shape[1])))
     drawn = (drawn - drawn.mean(0)) * (rows.std(0) > 1e-6)
     covariance = torch.cov(rows.T).reshape(rows.shape[1], rows.shape[1])
-    first, second = torch.triu_indices(classes, classes, 1)
+    first, second = torch.triu_indices(view.classes, view.classes, 1)
     apart = drawn[first] - drawn[second]
     length = apart.square().sum(1)
     noise = (torch.einsum("pc,cd,pd->p", apart, covariance, apart).clamp_min(0) + FAINTEST**2 * length).sqrt()
     # The two classes that are hardest to tell apart get the separation; the others more.
-    per_unit = (length / noise.clamp_min(1e-12)).min()
-    scale = SEPARATION[kind] / float(per_unit) if per_unit > 0 else 0.0
-    return Pattern(kind, (scale * drawn).float(), SEPARATION[kind])
+    per_unit = float((length / noise.clamp_min(1e-12)).min())
+    return Pattern((SEPARATION / per_unit * drawn).float() if per_unit > 0 else 0 * drawn.float())
+
+
+def _pooled(features: Features) -> Float[Tensor, "n C"]:
+    """Channel means over places."""
+    return per_channel(features).unflatten(0, (len(features), -1)).mean(1)
 
 
 def part(
@@ -222,60 +207,21 @@ def channels_of(shape: tuple[int, ...], generator: np.random.Generator) -> Int[n
     return np.sort(generator.permutation(channels)[:count])
 
 
-def planted(
-    view: FeatureView,
-    written: Int[np.ndarray, " n"],
-    kinds: Int[np.ndarray, " n"],
-    forms: list[Pattern],
-    seed: int,
-) -> FeatureView:
+def planted(view: FeatureView, written: Int[np.ndarray, " n"], pattern: Pattern) -> FeatureView:
     """Return the view with a class written into each person's features; nothing else is changed.
 
     Args:
         view: Usually a part: the result is held in memory.
         written: Class to write, per person.
-        kinds: Which of the patterns each person gets.
-        forms: The patterns.
-        seed: Of the places of local patterns.
+        pattern: How.
     """
-    generator, standard = np.random.default_rng(seed), view.source.standard
-    parts = []
-    for start in range(0, len(view), CHUNK):
-        rows = slice(start, start + CHUNK)
-        features = view.standardised(torch.arange(len(view))[rows])
-        for place, pattern in enumerate(forms):
-            mine = torch.from_numpy(np.flatnonzero(kinds[rows] == place))
-            features[mine] += _shift(pattern, torch.from_numpy(written[rows])[mine], view.shape, generator)
-        mean, std = (standard.broadcast(values, view.shape) for values in (standard.mean, standard.std))
-        parts.append(encode(features * std + mean, torch.zeros_like(standard.offset), not view.source.rounded))
+    standard, parts = view.source.standard, []
+    mean, std = (standard.broadcast(values, view.shape) for values in (standard.mean, standard.std))
+    for people in torch.arange(len(view)).split(CHUNK):
+        shift = pattern.values[torch.from_numpy(written[people.numpy()])]
+        if len(view.shape) > 1:
+            shift = shift[:, None, :] if channel_axis(view.shape) else shift[:, :, None, None]
+        features = (view.standardised(people) + shift) * std + mean
+        parts.append(encode(features, torch.zeros_like(standard.offset), not view.source.rounded))
     stored = StoredFeatures(np.concatenate(parts), standard)
     return FeatureView(stored, np.arange(len(view)), view.labels, view.classes, view.logits)
-
-
-def _shift(
-    pattern: Pattern, written: Labels, shape: tuple[int, ...], generator: np.random.Generator
-) -> Float[Tensor, "B ..."]:
-    """What is added to the features of the people who get this pattern."""
-    values = pattern.values[written]
-    if len(shape) == 1:
-        return values
-    spread = values[:, :, None, None] if len(shape) == 3 else values[:, None, :]
-    if pattern.kind == DIRECTION:
-        return spread.expand(-1, *shape)
-    return spread * _places(len(written), shape, generator)
-
-
-def _places(people: int, shape: tuple[int, ...], generator: np.random.Generator) -> Float[Tensor, "B ..."]:
-    """One patch per person: 1 inside, 0 outside; an eighth of a map's side, or one token."""
-    if len(shape) == 2:
-        where = torch.from_numpy(generator.integers(0, shape[0], people))
-        return torch.nn.functional.one_hot(where, shape[0]).float()[:, :, None]
-    inside = [_interval(people, side, generator) for side in shape[1:]]
-    return (inside[0][:, :, None] & inside[1][:, None, :]).float()[:, None]
-
-
-def _interval(people: int, side: int, generator: np.random.Generator) -> Bool[Tensor, "B S"]:
-    length = max(1, side // 8)
-    start = torch.from_numpy(generator.integers(0, side - length + 1, people))[:, None]
-    at = torch.arange(side)
-    return (at >= start) & (at < start + length)

@@ -137,11 +137,15 @@ def _settings(
     seeds: int | None,
 ) -> dict[str, Any]:
     """Settings of the section ``audit`` that flags give."""
+    from efface.audit.plan import EPOCHS
+    from efface.config import AuditConfig
+
     settings: dict[str, Any] = {"split": split, "epochs": epochs, "seeds": seeds, "suite": suite}
     settings = {name: value for name, value in settings.items() if value is not None}
     if suite is not None:
-        # A suite that is asked for wins over the attackers that a run was configured with.
+        # A suite that is asked for wins over what a run was configured with.
         settings |= {"attackers": None, "beyond": None}
+        settings.setdefault("epochs", EPOCHS.get(suite, AuditConfig().epochs))
     if attackers is not None:
         settings["attackers"] = _names(attackers)
     if layers is not None:

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from efface.cli.app import app, console
+from efface.errors import ConfigError, expected
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,11 +115,49 @@ def methods() -> None:
 
 
 @ls.command()
-def attackers() -> None:
-    """Attackers of the audit."""
-    from efface.audit.attackers import summaries
+def attackers(
+    classes: Annotated[int, typer.Option(min=2, help="Classes of the attribute.")] = 5,
+    people: Annotated[int, typer.Option(min=1, help="Training people.")] = 16_000,
+    shape: Annotated[str, typer.Option(help="Of one person's features: 128x8x8, 65x192 or 512.")] = "128x8x8",
+    epochs: Annotated[int, typer.Option(min=1, help="Most epochs.")] = 12,
+) -> None:
+    """Attackers of the audit, which suites they are in, and about what they cost on this machine.
 
-    _show("Attacker", summaries())
+    Seconds are for one attribute on one model, trained once. A suite's are for one attribute, on the original and the
+    audited model, with its seeds and controls.
+    """
+    from efface.audit.attackers import ATTACKERS, summaries
+    from efface.audit.expected import Pace, cost, spoken
+    from efface.audit.plan import SUITES, Plan
+    from efface.config import AuditConfig
+
+    size, pace = _shape(shape), Pace.measured()
+    table = Table("Name", "Attacker", *SUITES, "Time", box=None, pad_edge=False)
+    for name, text in summaries().items():
+        fit = ATTACKERS[name]()
+        seconds = (
+            "–" if fit.applies(size, classes) else spoken(pace.of(fit) * fit.seconds(people, size, classes, epochs))
+        )
+        table.add_row(name, text, *("yes" if name in members else "" for members in SUITES.values()), seconds)
+    console.print(table, highlight=False)
+    totals = []
+    for name in SUITES:
+        found = cost(Plan.of(AuditConfig(suite=name)), [size], people, [classes], epochs=epochs, pace=pace)
+        totals.append(f"{name} {spoken(found.total)} ({found.fits} fits, controls {spoken(found.controls)})")
+    where = f"{people:,} people, features of {shape}, {classes} classes, {epochs} epochs at most"
+    console.print(f"Suites here, for {where}: {'; '.join(totals)}.", highlight=False, soft_wrap=True)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """Read 128x8x8.
+
+    Raises:
+        ConfigError: It is not one to three numbers.
+    """
+    parts = text.lower().replace("×", "x").split("x")
+    if not 1 <= len(parts) <= 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(expected("--shape", "one to three numbers, such as 128x8x8, 65x192 or 512", text))
+    return tuple(int(part) for part in parts)
 
 
 @ls.command()

@@ -242,10 +242,6 @@ def _flat(figure: Any) -> dict[str, Any]:
     return {"accuracy": figure.get("value"), "ci": figure.get("ci")}
 
 
-WAYS = {"direction": "everywhere", "local": "in one place", "answer": "in the answer"}
-"""How a leak is planted, in words."""
-
-
 def controls(audit: Mapping[str, Any]) -> Section | None:
     """Return what the attackers make of a leak that was planted, and of labels that were shuffled."""
     found = audit.get("controls")
@@ -256,9 +252,9 @@ def controls(audit: Mapping[str, Any]) -> Section | None:
         "Controls: would these attackers see a leak?",
         "Controls",
         "On the features of this very model, each attacker is asked of a made-up attribute: written faintly into the "
-        "features (all places, or one small place per image; for readers of the answer alone, into the answer), and "
-        "not written at all. Found: 100 % is all that can be gained by reading what was written. An attacker that "
-        "finds nothing of it is unfit: that it finds nothing of the attribute shows nothing.",
+        "features (for readers of the answer alone, into the answer), and not written at all. Found: 100 % is all that "
+        "can be gained by reading what was written. An attacker that finds nothing of it is unfit: that it finds "
+        "nothing of the attribute shows nothing.",
         tuple(_control_block(name, one) for name, one in found.items()),
     )
 
@@ -266,15 +262,20 @@ def controls(audit: Mapping[str, Any]) -> Section | None:
 def _control_block(name: str, found: Mapping[str, Any]) -> Block:
     planted, shuffled = found["planted"], found["shuffled"]
     quiet = {run["name"]: run for run in shuffled["attackers"]}
-    ways = [way for way in WAYS if way in (planted.get("patterns") or ())]
     rows = []
     for run in planted["attackers"]:
         other = quiet.get(run["name"], {})
-        shares = [_rounded(run["share"].get(way)) for way in ways]
         alarm = Cell(percent(other.get("accuracy")), interval(other.get("ci")))
         state = {True: "fit", False: "unfit", None: "not known"}[False if other.get("alarm") else run["fit"]]
-        rows.append((Cell(run["name"]), *shares, alarm, Cell(state, "false alarm" if other.get("alarm") else "")))
-    head = ("attacker", *(f"found, written {WAYS[way]}" for way in ways), "on shuffled labels", "so it is")
+        rows.append(
+            (
+                Cell(run["name"]),
+                _rounded(run.get("share")),
+                alarm,
+                Cell(state, "false alarm" if other.get("alarm") else ""),
+            )
+        )
+    head = ("attacker", "found of what was planted", "accuracy on shuffled labels", "so it is")
     made = table(f"Controls of the attackers on {name}", head, rows, words=[len(head) - 1])
     people, features = found.get("people") or {}, "×".join(map(str, found.get("features") or ()))
     size = (
