@@ -126,6 +126,16 @@ def test_a_proposal_is_the_best_of_all_cuts(steps, blocks):
     assert memory.saving == pytest.approx(1 - memory.peak_bytes / costs.whole.kept_bytes)
 
 
+def test_a_layer_within_another_is_not_proposed_beside_it():
+    """The best two would be a.1 and a, which can't both be cut at."""
+    layers = [
+        LayerCost(name, (1,), t, t, int(t), 0) for name, t in (("a.0", 1.0), ("a.1", 3.0), ("a", 6.0), ("b", 7.0))
+    ]
+    costs = CutCosts(tuple(layers), LayerCost("", (1,), 9.0, 9.0, 9, 0))
+    assert costs.propose("speed", 3).at == ("a.1", "b")
+    assert costs.propose("memory", 3).at == ("a.1", "b")
+
+
 def test_errors_name_the_goals_and_the_layers():
     costs = CutCosts((LayerCost("a", (1,), 1.0, 1.0, 5, 1),), LayerCost("", (), 2.0, 2.0, 9, 0))
     with pytest.raises(ConfigError, match=r"auto:memory or auto:balance, but got 'auto:size'"):

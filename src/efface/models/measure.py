@@ -112,7 +112,8 @@ class CutCosts:
         """
         if goal not in GOALS:
             raise ConfigError(expected("at", "auto, auto:speed, auto:memory or auto:balance", f"auto:{goal}"))
-        found = [self._proposal(cuts, auxiliary or {}) for cuts in combinations(self.layers, blocks - 1)]
+        candidates = (cuts for cuts in combinations(self.layers, blocks - 1) if not _nested(cuts))
+        found = [self._proposal(cuts, auxiliary or {}) for cuts in candidates]
         if not found:
             raise CutError(f"The model has {len(self.layers)} layers to cut at; {blocks} blocks need {blocks - 1}.")
         fastest = min(proposal.slowest_s for proposal in found) or 1.0
@@ -130,6 +131,11 @@ class CutCosts:
         kept = [after.kept_bytes - before.kept_bytes + before.feature_bytes for before, after in pairwise(ends)]
         names = tuple(cut.name for cut in cuts)
         return Proposal(names, max(seconds), self.whole.seconds, max(kept), self.whole.kept_bytes)
+
+
+def _nested(cuts: Sequence[LayerCost]) -> bool:
+    """Whether one layer lies within another: to be cut inside, a module is opened, and is no layer any more."""
+    return any(inner.name.startswith(f"{outer.name}.") for inner in cuts for outer in cuts)
 
 
 def auto_goal(at: str | Sequence[str]) -> str | None:
