@@ -129,7 +129,7 @@ def export(plan: Sweep, best: Sequence[Try]) -> list[Path]:
     for old in folder.glob("*.yaml"):
         old.unlink()
     step = (len(best) - 1) / (MOST - 1) if len(best) > MOST else 1.0
-    chosen = list(dict.fromkeys(best[round(step * i)] for i in range(min(MOST, len(best)))))
+    chosen = [best[round(step * i)] for i in range(min(MOST, len(best)))]
     paths = []
     for place, one in enumerate(chosen, 1):
         base = find_config(plan.preset, [*plan.overrides, *(f"{name}={value!r}" for name, value in one.values.items())])

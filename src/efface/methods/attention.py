@@ -86,13 +86,17 @@ def key_areas(
 
 
 def filled(
-    data: AttributeDataset, areas: Bool[np.ndarray, "N H W"], config: MaskConfig, seed: int
+    data: AttributeDataset,
+    areas: Bool[np.ndarray, "N H W"],
+    config: MaskConfig,
+    seed: int,
+    colour: UInt8[np.ndarray, " C"] | None = None,
 ) -> UInt8[np.ndarray, "N C H W"]:
     """Return all images with their key areas filled: with the training images' mean colour, black, or noise."""
     # On disk, and gone with the array: the images of a data set need not fit into memory.
     with tempfile.TemporaryFile() as file:
         images = np.memmap(file, np.uint8, "w+", shape=data.images.shape)
-    colour = mean_colour(data)
+    colour = mean_colour(data) if colour is None else colour
     for start in range(0, len(data), SIZES):
         part = np.array(data.images[start : start + SIZES])
         hidden = areas[start : start + SIZES, None]

@@ -18,7 +18,7 @@ from efface.engine import History, Job, Part, fit
 from efface.engine.seeds import derive, seed_everything
 from efface.errors import CheckpointError, ConfigError, expected
 from efface.heads import build_head, map_shape
-from efface.methods.attention import AttributeClassifier, Pictures, attention, filled, key_areas, overlay
+from efface.methods.attention import AttributeClassifier, Pictures, attention, filled, key_areas, mean_colour, overlay
 from efface.methods.base import Method, UnlearnedModel
 from efface.methods.fresh import fresh_copy, reset
 from efface.methods.layers import both, example_batch, feature_shapes, ordered
@@ -162,8 +162,11 @@ def figure_three(
     batch = (torch.from_numpy(images).to(device).float() / 255 - MEAN) / STD
     classifier.eval()
     looked_at = attention(classifier, batch).cpu().numpy()
-    few = replace(data, images=images, splits={name: np.arange(len(rows)) for name in data.splits})
-    return Pictures(images, overlay(images, looked_at), filled(few, looked_at >= config.threshold, config, seed))
+    labels = {name: values[np.asarray(rows)] for name, values in data.labels.items()}
+    few = replace(data, images=images, labels=labels, splits={name: np.arange(len(rows)) for name in data.splits})
+    # The colour of the training images, as in the masked data set: not that of the people shown.
+    masked = filled(few, looked_at >= config.threshold, config, seed, mean_colour(data))
+    return Pictures(images, overlay(images, looked_at), masked)
 
 
 def _same_budget(engine: EngineConfig) -> EngineConfig:

@@ -84,7 +84,7 @@ def front(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other beats in both fidelity and excess leakage, from the least leaky on.
 
     Example:
-        >>> a, b, c = (Point((0, 0, i), 0, 0, f, 0, e) for i, (f, e) in enumerate([(0.9, 0.5), (0.8, 0.1), (0.7, 0.2)]))
+        >>> a, b, c = (Point((0.0, 0.0, 0.0), 0.0, 0.0, f, 0.0, e) for f, e in [(0.9, 0.5), (0.8, 0.1), (0.7, 0.2)])
         >>> [point.fidelity for point in front([a, b, c])]
         [0.8, 0.9]
     """

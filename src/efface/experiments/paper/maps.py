@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ from efface.report.svg import blank
 from efface.report.theme import LIGHT
 
 
+@runtime_checkable
 class Measured(Protocol):
     """A choice of weights with its figures."""
 

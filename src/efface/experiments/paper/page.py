@@ -130,7 +130,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         | 1 |
     """
     lines = [head, *rows]
-    first, *rest = ["| " + " | ".join(cell.replace("|", "\\\\|") for cell in line) + " |" for line in lines]
+    first, *rest = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
     return "\n".join([first, "|" + "---|" * len(head), *rest])
 
 

@@ -50,8 +50,8 @@ def _rows(plan: Plan, shop: Workshop, dataset: str, weights: dict[str, float]) -
         column = task.columns[name]
         after = [measured.after(one, column) for one in made]
         original = measured.of([measured.before(one, column) for one in made], "fidelity")
-        one = TABLE_3[dataset, name]
-        shown = ("–",) * 3 if several else (printed(one.efficacy), printed(one.fidelity), printed(one.aum))
+        one = None if several else TABLE_3[dataset, name]
+        shown = (printed(one.efficacy), printed(one.fidelity), printed(one.aum)) if one else ("–",) * 3
         ours = figure_cells(after)
         head = (f"{NAMES[dataset]} ({task.shown})", together.replace("_", " "), column)
         found.append((*head, shown[0], *ours[:3], shown[1], ours[3], original, shown[2], *ours[4:]))
