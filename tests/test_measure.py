@@ -253,7 +253,7 @@ def test_the_command_line_shows_layers_and_proposals():
 
     assert ls is not None
     arguments = ["ls", "layers", "torchvision/resnet18", "--size", "16", "--measure", "--batch", "2", "--blocks", "3"]
-    shown = CliRunner(env={"COLUMNS": "140"}).invoke(app, arguments)
+    shown = CliRunner(env={"COLUMNS": "240"}).invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     for text in ("layer2.0", "auto:speed", "auto:memory", "auto:balance", "less at a time", "A whole step of 2 images"):
         assert text in shown.output

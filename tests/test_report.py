@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -296,12 +295,6 @@ def test_no_torch_no_pyplot(tmp_path: Path) -> None:
     source = Path(sys.modules["efface.report"].__file__ or "").parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=source, check=False)
     assert done.stdout.strip() == "[]", done.stderr
-
-
-def test_speed(run: Path, tmp_path: Path) -> None:
-    start = time.process_time()
-    render_report(run, tmp_path / "page.html")
-    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(
