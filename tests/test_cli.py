@@ -26,6 +26,7 @@ SETTINGS = [
     "--set=audit.epochs=1",
     "--set=audit.reconstruction_epochs=1",
     "--set=audit.resamples=200",
+    "--set=audit.attackers=[resnet18, mlp, linear]",
     "--set=data.attributes=[glasses, hat]",
     "--quiet",
 ]

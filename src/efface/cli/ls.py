@@ -119,19 +119,18 @@ def attackers(
     classes: Annotated[int, typer.Option(min=2, help="Classes of the attribute.")] = 5,
     people: Annotated[int, typer.Option(min=1, help="Training people.")] = 16_000,
     shape: Annotated[str, typer.Option(help="Of one person's features: 128x8x8, 65x192 or 512.")] = "128x8x8",
-    epochs: Annotated[int, typer.Option(min=1, help="Most epochs.")] = 12,
 ) -> None:
     """Attackers of the audit, which suites they are in, and about what they cost on this machine.
 
-    Seconds are for one attribute on one model, trained once. A suite's are for one attribute, on the original and the
-    audited model, with its seeds and controls.
+    Times are for one attribute on one model, trained once for at most 12 epochs. A suite's are for one attribute, on
+    the original and the audited model, with its own epochs, seeds and controls.
     """
     from efface.audit.attackers import ATTACKERS, summaries
     from efface.audit.expected import Pace, cost, spoken
     from efface.audit.plan import SUITES, Plan
     from efface.config import AuditConfig
 
-    size, pace = _shape(shape), Pace.measured()
+    size, pace, epochs = _shape(shape), Pace.measured(), AuditConfig().epochs
     table = Table("Name", "Attacker", *SUITES, "Time", box=None, pad_edge=False)
     for name, text in summaries().items():
         fit = ATTACKERS[name]()
@@ -142,9 +141,10 @@ def attackers(
     console.print(table, highlight=False)
     totals = []
     for name in SUITES:
-        found = cost(Plan.of(AuditConfig(suite=name)), [size], people, [classes], epochs=epochs, pace=pace)
+        plan = Plan.of(AuditConfig(suite=name))
+        found = cost(plan, [size], people, [classes], epochs=plan.epochs, pace=pace)
         totals.append(f"{name} {spoken(found.total)} ({found.fits} fits, controls {spoken(found.controls)})")
-    where = f"{people:,} people, features of {shape}, {classes} classes, {epochs} epochs at most"
+    where = f"{people:,} people, features of {shape}, {classes} classes"
     console.print(f"Suites here, for {where}: {'; '.join(totals)}.", highlight=False, soft_wrap=True)
 
 
