@@ -3,19 +3,26 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from efface.cli.app import app
 from efface.cli.reproduce import reproduce as _verb  # noqa: F401  registers itself
 from efface.cli.sweep import sweep as _other  # noqa: F401  a second verb, so that verbs have names
+from efface.data.batches import normalised
+from efface.data.load import load
 from efface.errors import ConfigError
+from efface.experiments import RunFolder, run
 from efface.experiments.paper import MAKERS, cells, figure3, figure4, figure6, reproduce, table2, table3
 from efface.experiments.paper.cells import Cell, Workshop
 from efface.experiments.paper.plan import Plan
 from efface.experiments.paper.printed import ATTRIBUTE, DATASETS, TABLE_1
 from efface.experiments.paper.scales import PAPER, SCALES, SMALL, SMOKE, Grid
 from efface.experiments.paper.tasks import find_tasks
+from efface.experiments.runner import fresh_model
+from efface.methods import released_data, restore
 
 TINY = (
     "data.options.n=300",
@@ -263,3 +270,18 @@ def test_the_command_line(folder, monkeypatch):
     assert asked == {"names": list(MAKERS), "scale": "smoke"}
     assert "table1.md" in done.output
     assert set(DATASETS) == {"fairface", "celeba", "cifar10"}
+
+
+def test_a_run_of_baseline_2_reads_each_model_on_the_images_it_is_meant_for(tmp_path, plan):
+    config = plan.masked(plan.tasks["celeba"], ["Male"], "resnet18", 0).config
+    result = run(config, tmp_path / "run", progress=False)
+    data = load(config.data, config.seed, False)
+    masked = released_data(data, result.folder, config.method, config.seed)
+    assert (masked.images[:] != data.images[:]).any()
+    for name, key, images in (("original", "original", data), ("model", "value", masked)):
+        model = restore(fresh_model(config, data, name), RunFolder(result.folder).weights(name)).eval()
+        rows = images.rows("test")
+        with torch.no_grad():
+            guesses = model(normalised(torch.from_numpy(np.array(images.images[rows])))).argmax(1).numpy()
+        accuracy = float((guesses == images.split_labels("test", "smiling")).mean())
+        assert result.audit.fidelity[key] == pytest.approx(accuracy, abs=0.02)

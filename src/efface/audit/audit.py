@@ -37,6 +37,7 @@ def audit(
     at: str | Sequence[str],
     *,
     original: nn.Module | None = None,
+    original_data: AttributeDataset | None = None,
     config: AuditConfig | None = None,
     attackers: Sequence[Attacker] | None = None,
     releases: Releases | None = None,
@@ -58,6 +59,8 @@ def audit(
         at: Named layer whose output is released. Of several, the first is what the verdict is about, and the others are
             attacked in the same way.
         original: The model before unlearning: its attackers are the ceiling, and show that the suite can see.
+        original_data: Images that the original is read on, where the model is meant for others of the same people, such
+            as masked ones; None: the same.
         config: Who attacks, how long, and what else is looked at.
         attackers: Attackers of your own, in place of those that ``config`` names.
         releases: How often each person is released; None: as ``config`` says.
@@ -78,7 +81,7 @@ def audit(
     threat = Threat(", ".join(layers[:1]), view=config.view, trained_on=trained_on, releases=releases)
     job = prepare(config, attackers, seed, name, data_problems(data, config))
     models = {"model": model} if original is None else {"original": original, "model": model}
-    source = ModelSource(models, data, layers, threat, precision, cache)
+    source = ModelSource(models, data, layers, threat, precision, cache, original_data)
     with bars(progress) as shown:
         job = replace(job, shown=shown, device=device_of(model))
         if shown.told:
@@ -100,6 +103,7 @@ class ModelSource:
         threat: What of them is seen.
         precision: Of the forward pass.
         cache: Folder that keeps features, or None.
+        unchanged: Images of the same people that the original is read on, where they are others.
     """
 
     models: Mapping[str, nn.Module]
@@ -108,6 +112,16 @@ class ModelSource:
     threat: Threat
     precision: str
     cache: Path | None
+    unchanged: AttributeDataset | None = None
+
+    @property
+    def people(self) -> AttributeDataset:
+        """The people as they are, whatever the model is shown of them."""
+        return self.data if self.unchanged is None else self.unchanged
+
+    def images(self, role: str) -> AttributeDataset:
+        """What a model is read on."""
+        return self.people if role == "original" else self.data
 
     def subjects(self, job: Job) -> dict[str, Subject]:
         """Compute what is attacked, layer by layer; each model runs once."""
@@ -167,9 +181,9 @@ class ModelSource:
         more["tick"] = lambda n: advance(title, n)
         releases = self.threat.releases
         if releases.kind == "one":
-            found = extract_layers(model, self.data, self.layers, splits, **more)
+            found = extract_layers(model, self.images(role), self.layers, splits, **more)
         else:
-            found = {at: extract_releases(model, self.data, at, releases, splits, **more) for at in self.layers}
+            found = {at: extract_releases(model, self.images(role), at, releases, splits, **more) for at in self.layers}
         return {at: as_seen(one, self.threat.view) for at, one in found.items()}
 
     def _summaries(self, role: str, layers: Sequence[str], inquiry: Inquiry) -> dict[str, FeatureSet]:
@@ -177,7 +191,9 @@ class ModelSource:
         title = f"layers of the {role}"
         advance = inquiry.shown.open(title, sum(len(self.data.rows(name)) for name in splits))
         more: dict[str, Any] = {"precision": self.precision, "cache": self.cache}
-        return extract_summaries(self.models[role], self.data, layers, splits, tick=lambda n: advance(title, n), **more)
+        return extract_summaries(
+            self.models[role], self.images(role), layers, splits, tick=lambda n: advance(title, n), **more
+        )
 
     @staticmethod
     def _splits(audited: str) -> list[str]:

@@ -133,7 +133,7 @@ def conclude(
     clock.skip(seconds)
     layers = source.layer_map(inquiry, job.plan.layers) if source is not None and job.plan.layers else None
     clock.stop("layers_s", layers is not None)
-    drawn = Drawn() if source is None else draw(first, source.data, settings, job.shown, read=job.plan.reads_drawings)
+    drawn = Drawn() if source is None else draw(first, source.people, settings, job.shown, read=job.plan.reads_drawings)
     clock.stop("reconstruction_s")
     at, *others = found
     return AuditResult(

@@ -25,7 +25,7 @@ from efface.engine.seeds import seed_everything
 from efface.errors import CheckpointError, ConfigError, expected
 from efface.experiments.environment import describe, peak_rss_mb
 from efface.experiments.folder import RunFolder
-from efface.methods import UnlearnedModel, find_method, restore
+from efface.methods import UnlearnedModel, find_method, released_data, restore
 from efface.models import build, split
 from efface.models.measure import auto_goal
 from efface.report import render_report, write_model_card
@@ -212,11 +212,14 @@ def examine(
 ) -> RunResult:
     """Audit, write audit.json and the report."""
     with clock.phase("audit_s"):
+        # A model that was trained on masked images is meant for such images; the original is not.
+        released = released_data(data, folder.path, config.method, config.seed)
         found = audit(
             model,
-            data,
+            released,
             split(model, _cuts(config)).at[0],
             original=original,
+            original_data=data,
             config=config.audit,
             seed=config.seed,
             cache=folder.path / "features",
