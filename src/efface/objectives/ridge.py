@@ -22,11 +22,14 @@ from torch.nn import functional as F
 from efface.heads import as_map, map_shape
 from efface.shapes import Features, Labels, Scalar
 
-LINEAR, FILTERS, CELLS = 1152, 48, 3
+LINEAR, FILTERS, CELLS = 2048, 48, 3
 """Most linear features (more are projected at random), random filters, and cells per side they are averaged over."""
 
 PERIOD = 4
 """Batches between two solutions, after the first few: the moments' memory is much longer."""
+
+LARGE = 1600
+"""Features beyond which twice as many batches lie between two solutions: their cost grows with the third power."""
 
 
 class RidgeHead(nn.Module):
@@ -134,5 +137,6 @@ class RidgeHead(nn.Module):
         self.get_buffer("crossed").mul_(self.decay).addmm_(inputs.T, residual, alpha=share)
         self.get_buffer("seen").mul_(self.decay).add_(1 - self.decay)
         steps = int(self.get_buffer("steps").add_(1))
-        if steps < PERIOD or steps % PERIOD == 0:
+        period = PERIOD if inputs.shape[1] <= LARGE else 2 * PERIOD
+        if steps < period or steps % period == 0:
             self._solve()
