@@ -153,7 +153,7 @@ def test_figure_6_has_maps_and_a_front(tmp_path, plan):
     assert [row[:3] for row in page.rows] == [("0.01", "1", "8"), ("0.005", "1", "8")]
     assert {path.name for path in page.write(tmp_path)} >= {"figure6.svg", "figure6-front.svg", "figure6-front.png"}
     configs = [json.loads(path.read_text())["config"]["method"] for path in (tmp_path / "cells").iterdir()]
-    assert {config["variant"] for config in configs} == {"paper"}
+    assert {(config["variant"], config["keep"]) for config in configs} == {("paper", "image")}
 
 
 def test_table_2_measures_both_schedules(folder, plan):

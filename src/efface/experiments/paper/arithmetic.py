@@ -74,8 +74,9 @@ def aum_range(printed: Printed) -> tuple[float, float]:
     """Return the least and the greatest AUM of figures that round to the printed ones.
 
     Example:
-        >>> [round(value, 4) for value in aum_range(Printed(0.5, 0.5))]
-        [0.4999, 0.5]
+        >>> low, high = aum_range(Printed(0.5, 0.5))
+        >>> 0.4999 < low < 0.5 < high < 0.5001
+        True
     """
     # AUM falls with efficacy and rises with fidelity.
     return aum(printed.efficacy + HALF, printed.fidelity - HALF), aum(printed.efficacy - HALF, printed.fidelity + HALF)

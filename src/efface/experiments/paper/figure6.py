@@ -14,6 +14,8 @@ from efface.experiments.paper.plan import Plan
 from efface.report.formats import number
 
 MODEL = "resnet18"
+MARGINAL = ("method.variant=paper", "method.keep=image")
+"""The terms as the paper prints them, which the phase rule is about."""
 HEAD = (
     "λ1",
     "λ2",
@@ -53,7 +55,7 @@ def cell(plan: Plan, weights: tuple[float, float, float], seed: int) -> Cell:
     grid, task = plan.scale.grid, plan.grid_task()
     names = ("input_weight", "target_weight", "removal_weight")
     more = [f"method.{name}={value!r}" for name, value in zip(names, weights, strict=True)]
-    config = plan.config(task, [grid.attribute], MODEL, seed, [*grid.settings, "method.variant=paper", *more])
+    config = plan.config(task, [grid.attribute], MODEL, seed, [*grid.settings, *MARGINAL, *more])
     return Cell("-".join(["figure6", task.dataset, *(f"{value:g}" for value in weights)]), config)
 
 
