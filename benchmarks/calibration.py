@@ -33,6 +33,7 @@ from efface.audit.store import stored_from_arrays
 
 WANTED = 0.95
 """Share of the Bayes excess that the ensemble should find."""
+LEARNED_BY_HEART = "Where validation picks an epoch well before the last, more epochs would not have helped."
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines += ["", *_verdict(problems), "", "## Each attacker: share of the Bayes excess", ""]
     known = [name for name, one in problems.items() if "share" in one["attackers"]["ensemble"]]
     lines += ["| attacker | " + " | ".join(known) + " |", "|---|" + "---|" * len(known)]
-    names = dict.fromkeys(a for one in problems.values() for a in one["attackers"])
+    present = {attacker for one in problems.values() for attacker in one["attackers"]}
+    names = [name for name in ATTACKERS if name in present]
     for attacker in names:
         cells = [_share(problems[name]["attackers"].get(attacker, {}), False) for name in known]
         lines.append(f"| `{attacker}` | " + " | ".join(cells) + " |")
@@ -224,8 +226,8 @@ def _verdict(problems: Mapping[str, Any]) -> list[str]:
     if not short:
         lines = [f"The ensemble finds at least {WANTED:.0%} of the Bayes excess on every problem."]
     else:
-        told = ", ".join(f"{name} ({share:.1%})" for name, share in short.items())
-        lines = [f"The ensemble falls short of {WANTED:.0%} of the Bayes excess on: {told}."]
+        told = ", ".join(f"{name} ({share:.1%}; alone {_alone(problems[name])})" for name, share in short.items())
+        lines = [f"The ensemble falls short of {WANTED:.0%} of the Bayes excess on: {told}.", LEARNED_BY_HEART]
     for name, one in problems.items():
         if "share" not in one["attackers"]["ensemble"]:
             accuracies = {a: row["accuracy"] for a, row in one["attackers"].items()}
@@ -235,6 +237,13 @@ def _verdict(problems: Mapping[str, Any]) -> list[str]:
                 f"{accuracies[top]:.3f}, the ensemble has {accuracies['ensemble']:.3f}."
             )
     return lines
+
+
+def _alone(one: Mapping[str, Any]) -> str:
+    """Name the attacker that finds most without the others, and the epoch that validation picked."""
+    rows = {name: row for name, row in one["attackers"].items() if name != "ensemble"}
+    name = max(rows, key=lambda attacker: rows[attacker]["share"])
+    return f"`{name}` {rows[name]['share']:.1%}, at epoch {rows[name]['epoch']}"
 
 
 def _shape(one: Mapping[str, Any]) -> str:

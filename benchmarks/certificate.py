@@ -10,6 +10,7 @@ of p.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import platform
 import time
@@ -159,10 +160,22 @@ def run(draws: int, seed: int, confidences: tuple[float, ...] = (0.95, 0.8)) -> 
         "draws_per_family": draws,
         "seed": seed,
         "cpu_seconds": round(time.process_time() - start, 1),
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        "hardware": hardware(),
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": importlib.metadata.version("scipy"),
+        },
         "command": f"python benchmarks/certificate.py --draws {draws} --seed {seed}",
         "confidence": tables,
     }
+
+
+def hardware() -> str:
+    """Return the processor's name."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -171,7 +184,8 @@ def markdown(result: dict[str, Any]) -> str:
         "# The certificate, simulated",
         "",
         f"{result['date']}, seed {result['seed']}, {result['draws_per_family']} distributions per family and level, "
-        f"{result['cpu_seconds']:.0f} s of CPU, numpy {result['versions']['numpy']}: `{result['command']}`",
+        f"{result['cpu_seconds']:.0f} s of one core of {result['hardware']}, numpy {result['versions']['numpy']}: "
+        f"`{result['command']}`",
         "",
         "Share of draws in which A* = Σ_c max_z p(c,z) is at most the bound (99 % interval), and how far the bound is",
         "above A* on average, as a fraction. *mcdiarmid* is `Certificate.bound`, *binomial* is `Certificate.tighter`.",

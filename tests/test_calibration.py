@@ -158,4 +158,4 @@ def test_the_benchmark_writes_its_table(tmp_path, monkeypatch):
     assert f"| `linear` | {rows['linear']['share']:.1%} |" in text
     assert "On independent the blind guess has 0.600" in text
     rows["ensemble"]["share"] = 0.5
-    assert "falls short of 95% of the Bayes excess on: gaussian (50.0%)" in benchmark.markdown(result)
+    assert "falls short of 95% of the Bayes excess on: gaussian (50.0%; alone `linear`" in benchmark.markdown(result)

@@ -296,7 +296,7 @@ class TinyVariance(TwoClasses):
 
 
 class Patch(KnownProblem):
-    """An edge of 2×2 pixels at a random place of one channel, lying or standing: no place and no mean tells z."""
+    """An edge of 2×2 pixels at a random place of one channel, lying or standing: means tell z at the rim alone."""
 
     name = "patch"
     shape = (4, 8, 8)
