@@ -214,3 +214,8 @@ def test_neither_optuna_nor_its_databases_are_loaded_needlessly(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_labels_of_the_plots_are_plain_numbers(swept):
+    for name in ("sweep-front", "sweep-history", "sweep-values"):
+        assert "mathdefault" not in (swept.folder / f"{name}.svg").read_text()

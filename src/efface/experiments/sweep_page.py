@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from efface.experiments.paper import maps
 from efface.experiments.paper.page import Page, Picture
@@ -118,7 +121,9 @@ def write(plan: Sweep, study: Study) -> list[Path]:
     )
     head = ("trial", *names, "fidelity", "excess leakage", "score", "")
     lede = f"Preset {Path(plan.preset).name}; {len(tries)} trials."
-    page = Page("sweep", "Sweep of weights", lede, head, tuple(rows), notes, pictures)
+    page = Page(
+        "sweep", "Sweep of weights", lede, head, tuple(rows), notes, pictures, over="Weights, searched on validation"
+    )
     return [*page.write(plan.folder), *presets]
 
 
@@ -155,6 +160,7 @@ def history(tries: Sequence[Try]) -> Figure:
         best.append(so_far)
     axes.plot([t.number for t in tries], best, color=LIGHT["floor"], drawstyle="steps-post", label="best so far")
     axes.set_xlabel("trial")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("score")
     axes.grid()
     axes.legend(fontsize=10, loc="lower right")
@@ -169,8 +175,18 @@ def slices(tries: Sequence[Try], names: Sequence[str]) -> Figure:
         axes = made.add_axes((left, 0.22, 0.93 / len(names) - 0.05, 0.7))
         axes.plot([t.values[name] for t in tries], [t.aum for t in tries], "o", color=LIGHT["accent"], alpha=0.8)
         axes.set_xscale("log")
+        _ticks(axes, [t.values[name] for t in tries])
         axes.set_xlabel(name.removeprefix("method."))
         axes.grid()
         if not place:
             axes.set_ylabel("score")
     return made
+
+
+def _ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Mark a few values of a logarithmic axis in plain numbers: matplotlib's own labels are formulas."""
+    if not values:
+        return
+    marks = np.geomspace(min(values), max(values), 4) if max(values) > min(values) else np.array(values[:1])
+    axes.set_xticks(marks, [f"{mark:.2g}" for mark in marks])
+    axes.xaxis.set_minor_locator(NullLocator())

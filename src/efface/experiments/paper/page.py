@@ -16,7 +16,7 @@ from efface.report.svg import save_png, style, to_svg
 TEMPLATE = """{% extends "base.html.j2" %}
 {% block body %}
 <header class="top">
-  <p class="eyebrow"><b>efface</b> &nbsp;The paper's evaluation</p>
+  <p class="eyebrow"><b>efface</b> &nbsp;{{ page.over }}</p>
   <h1>{{ page.title }}</h1>
   <p class="lede">{{ page.lede|code }}</p>
 </header>
@@ -76,6 +76,7 @@ class Page:
         rows: Texts.
         notes: What a reader must know.
         pictures: Figures.
+        over: Small print over the title.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Page:
     rows: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = field(default=())
+    over: str = "The paper's evaluation"
 
     def markdown(self) -> str:
         """Return the page as Markdown."""
