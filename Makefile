@@ -28,7 +28,8 @@ browser:
 	  echo "No chromium: the tests that look at the report need it."
 
 # Two processes, one thread each: threads of two processes that spin slow each other.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+# A worker that crashes ends the run: replaced, it would leave pytest-xdist waiting for ever.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0 --durations 12
 
 test: $(READY) browser
 	$(TESTS)

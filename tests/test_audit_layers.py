@@ -22,7 +22,7 @@ QUICK = Probing(attackers=("linear",), epochs=2, how=Resampling(resamples=300))
 
 
 def test_points_of_a_resnet_are_its_stem_and_stages():
-    model = build("resnet18", 2, 32, width=4)
+    model = build("resnet18", 2, 32, width=8)
     model.train()
     assert layer_points(model, torch.zeros(2, 3, 32, 32)) == (
         INPUT, "maxpool", "layer1", "layer2", "layer3", "layer4", "global_pool", LOGITS,

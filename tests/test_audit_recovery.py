@@ -94,7 +94,7 @@ def test_the_same_seed_is_the_same_reader_and_the_generator_is_left_alone():
     data = drawn(240, size=8)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    one, two = (fit_reader(data, data.attributes, epochs=1, width=4, seed=1) for _ in range(2))
+    one, two = (fit_reader(data, data.attributes, epochs=1, width=8, seed=1) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     for name, value in one.network.state_dict().items():
         assert torch.equal(value, two.network.state_dict()[name])
@@ -103,7 +103,7 @@ def test_the_same_seed_is_the_same_reader_and_the_generator_is_left_alone():
 
 def test_every_epoch_is_told():
     ticks = []
-    fit_reader(drawn(120, size=8), drawn(120, size=8).attributes, epochs=2, width=4, tick=lambda: ticks.append(1))
+    fit_reader(drawn(120, size=8), drawn(120, size=8).attributes, epochs=2, width=8, tick=lambda: ticks.append(1))
     assert len(ticks) == 2
 
 

@@ -225,7 +225,7 @@ def test_a_run_writes_down_what_was_chosen_and_keeps_to_it_when_it_resumes(faces
         {
             "name": "auto",
             "data": {"source": "toyfaces", "attributes": ["glasses", "hat"], "size": 32},
-            "model": {"name": "resnet18", "at": "auto:balance", "options": {"width": 4}},
+            "model": {"name": "resnet18", "at": "auto:balance", "options": {"width": 8}},
         }
     )
     trained = []
@@ -245,15 +245,16 @@ def test_a_whole_run_is_refused_under_torchrun_before_any_rank_writes(monkeypatc
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_line_shows_layers_and_proposals():
+def test_the_command_line_shows_layers_and_proposals(monkeypatch):
     from typer.testing import CliRunner
 
     from efface.cli import ls
-    from efface.cli.app import app
+    from efface.cli.app import app, console
 
     assert ls is not None
+    monkeypatch.setattr(console, "width", 240)
     arguments = ["ls", "layers", "torchvision/resnet18", "--size", "16", "--measure", "--batch", "2", "--blocks", "3"]
-    shown = CliRunner(env={"COLUMNS": "240"}).invoke(app, arguments)
+    shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     for text in ("layer2.0", "auto:speed", "auto:memory", "auto:balance", "less at a time", "A whole step of 2 images"):
         assert text in shown.output

@@ -119,9 +119,9 @@ def test_the_default_width_is_timms_own_model():
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
-@pytest.mark.parametrize("width", [0, "32", 1.5])
+@pytest.mark.parametrize("width", [0, 4, "32", 1.5])
 def test_a_wrong_width_is_refused(width):
-    with pytest.raises(ConfigError, match=r"`model.options.width` to be an integer larger than 0, but got"):
+    with pytest.raises(ConfigError, match=r"`model.options.width` to be an integer from 8 on, but got"):
         build("resnet18", 2, 32, width=width)
 
 

@@ -17,6 +17,10 @@ from efface.models.weights import load_weights
 SMALL_IMAGES = 40
 """Up to so many pixels, ``stem="auto"`` picks the small stem."""
 
+NARROWEST = 8
+"""Base channels of a ResNet at least: torch 2.12 writes past its memory on CPU in the backward pass of a strided 1×1
+convolution with 4 input channels in channels_last."""
+
 
 def list_models() -> list[str]:
     """Return timm's names, then torchvision's classifiers as ``torchvision/NAME``."""
@@ -44,7 +48,7 @@ def build(
             which 32×32 images need; ``auto`` does so up to 40 pixels where it can.
         weights: ``.safetensors`` or ``.pt`` of this very model.
         **options: Passed to the model's constructor. ``width`` sets the base channels of timm's ResNets (64; 16 or 32
-            for small CPU runs).
+            for small CPU runs; at least 8).
 
     Raises:
         ConfigError: Unknown name, options the constructor refuses, a stem the model does not have, or weights that
@@ -96,8 +100,8 @@ def _from_timm(name: str, num_classes: int, image_size: int, options: dict[str, 
     settings.update(options)
     width = settings.pop("width", None) if takes_width(name) else None
     if width is not None:
-        if not isinstance(width, int) or width < 1:
-            raise ConfigError(expected("model.options.width", "an integer larger than 0", width))
+        if not isinstance(width, int) or width < NARROWEST:
+            raise ConfigError(expected("model.options.width", f"an integer from {NARROWEST} on", width))
         settings["channels"] = tuple(width * factor for factor in (1, 2, 4, 8))
     model = _construct(name, timm.create_model, name, pretrained=False, num_classes=num_classes, **settings)
     return narrow(model, width) if width is not None else model
