@@ -182,6 +182,7 @@ class AuditConfig(Section):
     beyond: tuple[Beyond, ...] | None = Field(None, description="what else is looked at; [] for nothing")
     reconstruction: bool = Field(True, description="train decoders afresh, before and after")
     reconstruction_epochs: Positive = 6
+    reconstruction_width: Positive = Field(64, description="channels of these decoders")
     faces: Positive = Field(8, description="people shown in the reconstruction figure")
 
 

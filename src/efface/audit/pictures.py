@@ -57,6 +57,7 @@ def draw(subject: Subject, data: AttributeDataset, settings: Settings, shown: Ba
             people,
             split=config.split,
             epochs=config.reconstruction_epochs,
+            width=config.reconstruction_width,
             seed=settings.seed,
             device=settings.device,
             tick=lambda: advance(f"decoder of the {ROLES[role]} features", 1),
