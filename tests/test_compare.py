@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from efface.audit import remembered
 from efface.config import Config
-from efface.errors import ConfigError, TrainingError
+from efface.errors import AuditError, ConfigError, TrainingError
 from efface.experiments import cells
 from efface.experiments import compare as module
 from efface.experiments.cells import Cell, train_apart
@@ -132,6 +133,24 @@ def test_finished_cells_are_kept_and_a_killed_one_is_made_again(finished, monkey
         compare(config, methods, 1, finished, progress=False)
     with pytest.raises(ConfigError, match="begun with other settings"):
         compare(config.updated(["engine.lr=0.5"]), methods, 1, finished, resume=True, progress=False)
+
+
+def test_the_original_is_attacked_on_whole_images_when_the_model_has_masked_ones(finished, tmp_path, monkeypatch):
+    folder, seen = shutil.copytree(finished, tmp_path / "one"), {}
+    (folder / "seed-0" / "random_projection" / "cell.json").unlink()
+
+    def stopped(model, data, at, **settings):
+        seen.update(settings, data=data)
+        raise AuditError("enough")
+
+    monkeypatch.setattr(module, "released_data", lambda data, *_: "masked")
+    monkeypatch.setattr(module, "audit", stopped)
+    found, _ = compare(
+        find_config(PRESET, TINY), "random_projection", 1, folder, overrides=TINY, resume=True, progress=False
+    )
+    assert [row["error"] for row in found.failed] == ["enough"]
+    assert seen["data"] == "masked"
+    assert seen["original_data"].image_shape == (3, 32, 32)
 
 
 def test_a_method_s_own_settings_and_the_user_s(tmp_path):

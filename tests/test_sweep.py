@@ -17,7 +17,7 @@ from efface.experiments.sweep_page import Try, ended, front
 from efface.experiments.sweep_plan import SEARCHED, Range, Sweep, parse_ranges
 
 TINY = (
-    "data.options.n=300",
+    "data.options.n=600",
     "data.size=32",
     "model.options={width: 8}",
     "method.head_width=16",
@@ -29,6 +29,7 @@ TINY = (
     "audit.resamples=100",
 )
 PRESET = "toyfaces-smiling-glasses"
+EPOCHS = find_config(PRESET).engine.epochs
 
 
 def audit_of(fidelity, best, original=None):
@@ -50,7 +51,7 @@ def pretended():
         made.append(cell)
         weight = cell.config.method.removal_weight
         share = weight / (weight + 8)
-        short = 0.05 if cell.config.engine.epochs < 12 else 0.0
+        short = 0.05 if cell.config.engine.epochs < EPOCHS else 0.0
         return {"audit": audit_of(0.95 - 0.3 * share**2 - short, 0.9 - 0.38 * share, 0.95)}
 
     with pytest.MonkeyPatch.context() as patch:
@@ -119,7 +120,7 @@ def test_weak_trials_are_cut_short(swept):
     assert cut
     assert all(list(trial.intermediate_values) == [3] for trial in cut)
     whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    assert all(list(trial.intermediate_values) == [3, 12] for trial in whole)
+    assert all(list(trial.intermediate_values) == [3, EPOCHS] for trial in whole)
     best = max(trial.intermediate_values[3] for trial in trials)
     assert all(trial.intermediate_values[3] < best for trial in cut)
 

@@ -205,8 +205,8 @@ class Clock:
 
 
 def _suite(job: Job, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Who attacked, how often, and how long each took, over all attributes, models and layers."""
-    seconds = dict.fromkeys((attacker.name for attacker in job.plan.attackers), 0.0)
+    """Who attacked (the skipped did not), how often, and how long each took, over all attributes, models and layers."""
+    seconds: dict[str, float] = {}
     for layer in found.values():
         for entry in layer["attributes"].values():
             for row in (*entry["attackers"], *(entry["original_attackers"] or ())):

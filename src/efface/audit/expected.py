@@ -166,7 +166,7 @@ def spoken(seconds: float) -> str:
     """Return a duration to the precision that an estimate has.
 
     Example:
-        >>> spoken(0.2), spoken(34.2), spoken(400), spoken(9000)
+        >>> spoken(0.2), spoken(34.2), spoken(400.0), spoken(9000.0)
         ('<1 s', '34 s', '7 min', '2.5 h')
     """
     if seconds < 1:

@@ -153,6 +153,8 @@ class Comparison:
             released,
             split(models["model"], at).at[0],
             original=models[ORIGINAL],
+            # A model that was trained on masked images is meant for such images; the original is not.
+            original_data=data,
             config=config.audit,
             seed=config.seed,
             progress=self.progress,

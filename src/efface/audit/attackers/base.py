@@ -84,8 +84,8 @@ def common_scale(standard: Standard) -> tuple[float, float]:
     """Return the mean and the spread of all numbers of the training people, from those of each channel.
 
     Example:
-        >>> common_scale(Standard(torch.zeros(2), torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0])))
-        (2.0, 1.4142135623730951)
+        >>> common_scale(Standard(torch.zeros(2), torch.tensor([0.0, 6.0]), torch.tensor([4.0, 4.0])))
+        (3.0, 5.0)
     """
     means = (standard.mean + standard.offset).double()
     variance = standard.std.double().square().mean() + means.var(correction=0)
