@@ -227,7 +227,8 @@ def test_the_dictionary_is_the_contract(result):
     entry = values["attributes"]["z"]
     assert set(entry) == ENTRY
     assert set(entry["best"]) == {"attacker", "accuracy", "ci", "bits"}
-    assert set(entry["highest"]) == {"attacker", "accuracy", "ci"}
+    assert set(entry["highest"]) == {"attacker", "accuracy", "ci", "excess_leakage"}
+    assert entry["highest"]["excess_leakage"] >= entry["excess_leakage"] > 0
     assert all(set(attack) == ATTACK for attack in (*entry["attackers"], *entry["original_attackers"]))
     assert entry["n"] == int((dataset(missing=30).split_labels("test", "z") >= 0).sum()) < 120
     assert set(values["reconstruction"]) == {"original", "unlearned"}

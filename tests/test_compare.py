@@ -232,7 +232,7 @@ def test_the_front_is_what_no_other_method_beats():
 def entry(excess, accuracy=0.7):
     return {
         "best": {"attacker": "mlp", "accuracy": accuracy},
-        "highest": {"accuracy": accuracy + 0.01},
+        "highest": {"accuracy": accuracy + 0.01, "excess_leakage": None if excess is None else excess + 0.1},
         "attackers": [{"name": "mlp", "conditional_bits": 0.1}],
         "floors": {"majority": 0.5, "label": 0.6},
         "original_best": 0.9,
@@ -256,6 +256,7 @@ def test_a_row_is_of_the_attribute_that_leaks_most():
         "x", 1, audited(0.9, a=entry(0.2), b=entry(0.7, 0.8), c=entry(None)), {"train_s": 1, "peak_rss_mb": 2}
     )
     assert (found["attribute"], found["excess_leakage"], found["best_accuracy"]) == ("b", 0.7, 0.8)
+    assert found["highest_excess_leakage"] == pytest.approx(0.8)
     assert found["selectivity"] == {"hat": 0.4, "beard": None}
     assert set(found["attributes"]) == {"a", "b", "c"}
 

@@ -55,7 +55,7 @@ def audit_attribute(
         "n": len(attribute),
         "floors": {"chance": found.chance, "majority": found.majority, "label": found.label},
         "best": _winner(after.best.attack, "bits"),
-        "highest": _winner(after.highest.attack),
+        "highest": {**_winner(after.highest.attack), "excess_leakage": _highest_excess(after, before, found)},
         "attackers": [outcome.attack.to_dict() for outcome in after.all],
         "original_best": None if before is None else before.best.attack.accuracy,
         "original_attackers": None if before is None else [outcome.attack.to_dict() for outcome in before.all],
@@ -160,6 +160,13 @@ def _excess(
         return nothing
     interval = excess_interval(after.best.share, before.best.share, by_label, after.how)
     return {"excess_leakage": value, "excess_leakage_ci": list(interval)}
+
+
+def _highest_excess(after: Outcomes, before: Outcomes | None, found: Floors) -> float | None:
+    """Excess leakage if the highest attacker stood in for the one that validation picked: no lower than that."""
+    if before is None or not before.exceeds(found.label):
+        return None
+    return metrics.excess_leakage(after.highest.attack.accuracy, before.best.attack.accuracy, found.label)
 
 
 def excess_interval(

@@ -247,7 +247,10 @@ def _attribute_lines(name: str, found: Mapping[str, Any], controls: Mapping[str,
         interval = _with_interval(row["accuracy"], row["ci"])
         lines.append(f"  {row['name']:<15}{interval:<24}{row['bits']:>7.3f}  {original:>8}")
     if found["excess_leakage"] is not None:
-        lines.append(f"  excess leakage {_with_interval(found['excess_leakage'], found['excess_leakage_ci'])}")
+        lines.append(
+            f"  excess leakage {_with_interval(found['excess_leakage'], found['excess_leakage_ci'])}; "
+            f"{highest['excess_leakage']:.3f} by the highest attacker"
+        )
     if found["aum"] is not None:
         lines.append(f"  AUM {found['aum']:.3f} (ceiling {found['aum_ceiling']:.3f})")
     if controls is not None:

@@ -20,6 +20,7 @@ MEANS = (
     "best_accuracy",
     "label_floor",
     "excess_leakage",
+    "highest_excess_leakage",
     "conditional_bits",
     "median_selectivity",
     "aum",
@@ -33,6 +34,7 @@ HEAD = (
     "fidelity",
     "best attacker",
     "excess leakage",
+    "by the highest attacker",
     "bits given the target",
     "median selectivity",
     "AUM",
@@ -110,6 +112,7 @@ def _attribute(entry: Mapping[str, Any]) -> dict[str, Any]:
         "label_floor": entry["floors"]["label"],
         "original_accuracy": entry["original_best"],
         "excess_leakage": entry["excess_leakage"],
+        "highest_excess_leakage": entry["highest"].get("excess_leakage"),
         "conditional_bits": found.get("conditional_bits"),
         "aum": entry["aum"],
         "certified": certified["bound"] if certified else None,
@@ -208,7 +211,8 @@ class Leaderboard:
 def _line(entry: Mapping[str, Any]) -> str:
     name = f"**{entry['method']}**" if entry["on_front"] else entry["method"]
     shown = [_with_spread(entry, column) for column in ("fidelity", "best_accuracy", "excess_leakage")]
-    shown += [number(entry[column]) for column in ("conditional_bits", "median_selectivity", "aum", "certified")]
+    plain = ("highest_excess_leakage", "conditional_bits", "median_selectivity", "aum", "certified")
+    shown += [number(entry[column]) for column in plain]
     shown += [duration(entry["train_s"]), memory(entry["peak_rss_mb"]), str(len(entry["seeds"]))]
     return f"| {' | '.join([name, *shown])} |"
 

@@ -127,7 +127,7 @@ def measures(attribute: Mapping[str, Any], setting: words.Setting) -> list[dict[
         {
             "label": "Excess leakage",
             "value": percent(excess),
-            "note": f"{setting.interval} {ci}" if ci else _no_excess(attribute),
+            "note": (f"{setting.interval} {ci}" if ci else _no_excess(attribute)) + _by_highest(attribute),
         },
         {
             "label": "Information read",
@@ -155,6 +155,15 @@ def _certificate(attribute: Mapping[str, Any]) -> dict[str, str]:
         return {"label": "Certified", "value": "nothing", "note": "continuous features carry no certificate"}
     note = f"whatever the attacker computes; {percent(found['confidence'], 0)} confidence"
     return {"label": "Certified", "value": f"at most {percent(words.upwards(found['bound']))}", "note": note}
+
+
+def _by_highest(attribute: Mapping[str, Any]) -> str:
+    found = (attribute.get("highest") or {}).get("excess_leakage")
+    excess = attribute.get("excess_leakage")
+    # Worth a word where validation picked an attacker that another one beats.
+    return (
+        f"; {percent(found)} by the highest attacker" if is_number(found) and percent(found) != percent(excess) else ""
+    )
 
 
 def _no_excess(attribute: Mapping[str, Any]) -> str:
