@@ -9,6 +9,7 @@ import torch
 from efface.config import EngineConfig
 from efface.data.batches import Batches
 from efface.data.dataset import AttributeDataset
+from efface.engine.convolutions import small_maps_as_products
 from efface.engine.devices import data_shard, make_fabric, writes_files
 from efface.engine.job import Evaluate, History, Job
 from efface.engine.ledger import Ledger
@@ -57,7 +58,9 @@ def fit(
     ledger.restore(stages)
     if config.threads is None and ledger.threads is not None:
         torch.set_num_threads(ledger.threads)
-    executor(config, fabric, len(parts))(Training(fabric, stages, batches, ledger, config, job, evaluate))
+    modules = [module for part in parts for module in (part.block, part.objective, part.adversary)]
+    with small_maps_as_products(*modules):
+        executor(config, fabric, len(parts))(Training(fabric, stages, batches, ledger, config, job, evaluate))
     return ledger.history()
 
 

@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from efface.audit.attackers.base import Attacker, Budget, FeatureView, FittedAttacker, fit_temperature
 from efface.audit.attackers.cost import network_seconds
+from efface.engine.convolutions import small_maps_as_products
 from efface.engine.devices import has_fast_bfloat16
 from efface.shapes import Features, Labels, Logits
 
@@ -81,7 +82,8 @@ class NetworkAttacker(Attacker):
         with torch.random.fork_rng(devices=[budget.device] if budget.device.type == "cuda" else []):
             torch.manual_seed(budget.seed)
             network = self.build(train.shape, train.classes).to(budget.device)
-            best, warning = self._train(network, train, validation, budget)
+            with small_maps_as_products(network):
+                best, warning = self._train(network, train, validation, budget)
         network.load_state_dict(best.state)
         fitted = FittedNetwork(self, network, best, budget.device, warning)
         fitted.temperature = fit_temperature(fitted.predict_logits(validation), validation.labels)

@@ -78,7 +78,7 @@ class Bench:
 BENCHES: Mapping[str, Bench] = {
     "step": Bench(
         "seconds of a training step: plain loop, end to end, local, pipelined",
-        Settings(Load(steps=3, skip=1), rounds=3),
+        Settings(Load(steps=6, skip=3), rounds=4),
         Settings(TINY, rounds=1),
         lambda s, tell: bench_step(s.load, s.rounds, tell, hold=s.more),
         frozenset({"load", "rounds", "more"}),
