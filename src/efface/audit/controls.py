@@ -263,22 +263,23 @@ def judge_shuffled(
     generator: np.random.Generator,
 ) -> tuple[list[str], dict[str, Any]]:
     """Return who finds what is not there, after a second shuffle if need be; and the section for audit.json."""
-    rows, floor = _shuffled(arena, asked, together, column, settings, generator)
+    rows, reachable, floor = _shuffled(arena, asked, together, column, settings, generator)
     suspects = [row["name"] for row in rows if row["alarm"]]
     alarmed = list(suspects)
     if suspects:
-        again, _ = _shuffled(arena, asked, together, column, settings, generator)
+        again, *_ = _shuffled(arena, asked, together, column, settings, generator)
         alarmed = [row["name"] for row in again if row["alarm"] and row["name"] in suspects]
     for row in rows:
         row["alarm"] = row["name"] in alarmed
     section = {
         "floor": floor,
+        "reachable": reachable,
         "epochs": min(EPOCHS["shuffled"], settings.config.epochs),
         "people": {role: int(max(1, min(len(getattr(arena, role)), most // 2))) for role, most in PEOPLE.items()},
         "shuffles": 2 if suspects else 1,
-        "covered": sum(row["ci"][0] <= floor <= row["ci"][1] for row in rows),
+        "covered": sum(row["ci"][0] <= floor and row["ci"][1] >= reachable for row in rows),
         "above": sum(row["ci"][0] > floor for row in rows),
-        "below": sum(row["ci"][1] < floor for row in rows),
+        "below": sum(row["ci"][1] < reachable for row in rows),
         "attackers": rows,
     }
     return alarmed, section
@@ -291,13 +292,21 @@ def _shuffled(
     column: Column,
     settings: Settings,
     generator: np.random.Generator,
-) -> tuple[list[dict[str, Any]], float]:
-    """One shuffle: each attacker's accuracy with its interval, and the label floor."""
+) -> tuple[list[dict[str, Any]], float, float]:
+    """One shuffle: each attacker's accuracy with its interval; the floor that can be reached, and the label floor.
+
+    The label floor is counted on the audited people's own labels. With few people and many classes it is above what
+    anyone can reach who did not see them; a rule that training people taught, from the model's answer, is not.
+    """
     stage = Stage.of(arena, 0.5, generator)
     heard = listen(stage, asked, together, column, settings, EPOCHS["shuffled"])
     audited = stage.views["audited"]
     labels = audited.labels.numpy()
     floor = float((label_guess(stage.target["audited"], labels, audited.classes) == labels).mean())
+    train, known = stage.views["train"].labels.numpy(), stage.known["train"]
+    counts = np.zeros((int(known.max()) + 1, audited.classes))
+    np.add.at(counts, (known, train), 1)
+    reachable = float((counts.argmax(1)[_familiar(stage.known["audited"], known)] == labels).mean())
     # The rule of the verdict: widened for the best of so many, and for either side of a binary attribute.
     wide = settings.how.widened(len(heard) * (2 if audited.classes == 2 else 1))
     rows = []
@@ -306,7 +315,7 @@ def _shuffled(
         ci = accuracy_interval(correct, settings.how.confidence, settings.how.resamples, settings.how.seed)
         alarm = low > floor or (audited.classes == 2 and 1 - high > floor)
         rows.append({"name": name, "accuracy": float(correct.mean()), "ci": list(ci), "alarm": bool(alarm)})
-    return rows, floor
+    return rows, min(reachable, floor), floor
 
 
 def _failed(made: Planted, fit: Mapping[str, bool | None], alarmed: Sequence[str]) -> tuple[str, ...]:
