@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from conftest import Net
-from efface.config import CodeConfig, EngineConfig, EraserConfig, MethodConfig
+from efface.config import CodeConfig, EngineConfig, EraserConfig, MethodConfig, NarrowConfig
 from efface.data.batches import Batches
 from efface.data.toyfaces import load_toyfaces
 from efface.engine import Job
@@ -34,8 +34,9 @@ SMALL = MethodConfig(
     attribute_weights={"hat": 0.5},
     eraser=EraserConfig(dimensions=48, rounds=2, settle_epochs=2),
     code=CodeConfig(levels=(2, 3), width=8),
+    narrow=NarrowConfig(channels=3, step=0.5),
 )
-ADDS_A_LAYER = {"leace", "detachment_leace", "inlp", "random_projection", "task_bottleneck", "quantised"}
+ADDS_A_LAYER = {"leace", "detachment_leace", "narrow", "inlp", "random_projection", "task_bottleneck", "quantised"}
 NAMES = METHODS.names()
 
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from conftest import Net
-from efface.config import EngineConfig, EraserConfig, MethodConfig
+from efface.config import EngineConfig, EraserConfig, MethodConfig, NarrowConfig
 from efface.data.batches import Batches
 from efface.errors import CheckpointError, ConfigError, CutError
 from efface.heads.eraser import AffineEraser, ChannelProjection
 from efface.heads.mounting import build_release, mount, mount_checked, mounted, restore, unmount
+from efface.heads.narrow import NarrowPassage
 from efface.heads.positions import averaging, by_position, from_positions, position_groups, size_of
 from efface.heads.quantiser import Quantiser, TaskBottleneck
 from efface.heads.release import pack
@@ -355,3 +356,43 @@ def test_a_state_without_layers_loads_as_ever():
     assert torch.equal(model[0].weight, other[0].weight)
     with pytest.raises(RuntimeError, match="Unexpected key"):
         restore(model, {**other.state_dict(), "9.release.spec": pack({"kind": "projection", "shape": [4]})})
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 4), (17, 8), (9,)])
+def test_a_passage_as_wide_as_the_features_lets_all_through(shape):
+    torch.manual_seed(0)
+    width = size_of(shape)[0]
+    features = torch.randn(200, *shape).relu() * torch.rand(200, *shape)
+    values = by_position(features).transpose(1, 2).flatten(0, 1).double()
+    passage = NarrowPassage(shape, channels=width, step=0.0).eval()
+    passage.fill(values.mean(0), torch.cov(values.T))
+    torch.testing.assert_close(passage(features), features, rtol=0, atol=1e-4)
+    # Of fewer channels the principal components pass: no projection of that rank is nearer.
+    narrow = NarrowPassage(shape, channels=3, step=0.0).eval()
+    narrow.fill(values.mean(0), torch.cov(values.T))
+    lost = float((by_position(narrow(features)) - by_position(features)).square().mean(dim=(0, 2)).sum())
+    assert lost == pytest.approx(float(torch.linalg.eigvalsh(torch.cov(values.T))[:-3].sum()), rel=0.02)
+
+
+def test_what_passes_lies_on_the_grid_and_gradients_pass_too():
+    torch.manual_seed(0)
+    passage, features = NarrowPassage((6, 4, 4), channels=2, step=0.5), torch.randn(64, 6, 4, 4, requires_grad=True)
+    passage(features).square().sum().backward()
+    assert features.grad.abs().sum() > 0
+    assert all(p.grad.abs().sum() > 0 for p in passage.parameters())
+    steps = passage.eval().code(features) / 0.5
+    assert torch.equal(steps, steps.round())
+    assert len(steps.unique()) > 5
+    # A function of the code alone: images of equal codes are released alike.
+    assert (
+        torch.linalg.matrix_rank(
+            passage(features).flatten(2).transpose(1, 2).flatten(0, 1).detach() - passage.expand.bias
+        )
+        == 2
+    )
+
+
+def test_more_channels_than_there_are_are_refused(faces):
+    config = MethodConfig(name="narrow", narrow=NarrowConfig(channels=99))
+    with pytest.raises(ConfigError, match=r"method.narrow.channels.*at most"):
+        unlearn(Net(), faces, "middle", method=config, engine=FAST, progress=False)

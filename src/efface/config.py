@@ -94,6 +94,13 @@ class CodeConfig(Section):
     table_weight: Weight = Field(1.0, description="on what the counted table of codes tells of z, beside the heads")
 
 
+class NarrowConfig(Section):
+    """The passage of `narrow`."""
+
+    channels: Positive = Field(16, description="that pass the cut")
+    step: Weight = Field(0.5, description="of the grid they are rounded to, in standard deviations; 0: no rounding")
+
+
 class EraserConfig(Section):
     """Layers that are fitted to finished features: `leace`, `inlp`, `random_projection`."""
 
@@ -130,6 +137,7 @@ class MethodConfig(Section):
     mask: MaskConfig = MaskConfig()
     code: CodeConfig = CodeConfig()
     eraser: EraserConfig = EraserConfig()
+    narrow: NarrowConfig = NarrowConfig()
 
 
 class EngineConfig(Section):

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from efface.errors import CheckpointError, ConfigError, CutError, did_you_mean
 from efface.heads.eraser import AffineEraser, ChannelProjection
+from efface.heads.narrow import NarrowPassage
 from efface.heads.quantiser import Quantiser, TaskBottleneck
 from efface.heads.release import Release, unpack
 
 CHILD = "release"
 """Name of the layer in the module after which the model is cut."""
 KINDS: dict[str, type[Release]] = {
-    kind.kind: kind for kind in (AffineEraser, ChannelProjection, Quantiser, TaskBottleneck)
+    kind.kind: kind for kind in (AffineEraser, ChannelProjection, NarrowPassage, Quantiser, TaskBottleneck)
 }
 
 

@@ -21,6 +21,7 @@ from efface.methods.leace import DetachmentLeace, Leace
 from efface.methods.learning_not_to_learn import LearningNotToLearn
 from efface.methods.masked_retrain import MaskedRetrain
 from efface.methods.maxent import MaxEnt
+from efface.methods.narrow import Narrow
 from efface.methods.original import Original
 from efface.methods.quantised import Quantised
 from efface.methods.random_projection import RandomProjection
@@ -40,6 +41,7 @@ METHODS = Registry(
         Hsic,
         Leace,
         DetachmentLeace,
+        Narrow,
         Inlp,
         Bottleneck,
         RandomProjection,
