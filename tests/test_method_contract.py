@@ -162,13 +162,15 @@ def test_another_seed_gives_other_weights(name, tmp_path):
 def test_the_log_tells_of_fidelity_and_of_every_attribute_that_is_guessed(name):
     figures = trained(name).result.history.lines[-1]["metrics"]
     assert 0 <= figures["fidelity"] <= 1
-    guessed = {"adversarial", "maxent", "learning_not_to_learn", "vclub", "detachment", "quantised"}
+    guessed = {"adversarial", "maxent", "learning_not_to_learn", "vclub", "detachment", "narrow", "quantised"}
     assert {key.split("/")[1] for key in figures if key.startswith("removal_accuracy/")} == (
         {"glasses", "hat"} if name in guessed else set()
     )
 
 
-@pytest.mark.parametrize("name", sorted({"vclub", "leace", "quantised", "task_bottleneck", "learning_not_to_learn"}))
+@pytest.mark.parametrize(
+    "name", sorted({"vclub", "leace", "narrow", "quantised", "task_bottleneck", "learning_not_to_learn"})
+)
 @pytest.mark.parametrize("schedule", ["local", "end_to_end"])
 def test_several_cuts_and_schedules(name, schedule):
     torch.manual_seed(0)
@@ -179,7 +181,7 @@ def test_several_cuts_and_schedules(name, schedule):
     assert result.at == ("low", "middle")
     # A code after the first cut decides all that comes later; a linear eraser does not.
     places = {key.split(".release.")[0] for key in model.state_dict() if ".release." in key}
-    wanted = {"leace": {"low", "middle"}, "quantised": {"low"}, "task_bottleneck": {"low"}}
+    wanted = {"leace": {"low", "middle"}, "narrow": {"low"}, "quantised": {"low"}, "task_bottleneck": {"low"}}
     assert places == wanted.get(name, set())
 
 

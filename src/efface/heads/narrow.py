@@ -56,7 +56,7 @@ class NarrowPassage(Release):
         self.reduce.weight.copy_(kept.T)
         self.standardise.running_mean.copy_(kept.T @ mean)  # type: ignore[union-attr]
         self.standardise.running_var.copy_(spread)  # type: ignore[union-attr]
-        self.expand.weight.copy_(kept * spread.sqrt())
+        self.expand.weight.copy_(kept * (spread + self.standardise.eps).sqrt())
         self.expand.bias.copy_(mean)
 
     def code(self, features: Features) -> Float[Tensor, "B K P"]:

@@ -57,10 +57,15 @@ def channel_moments(
     block: nn.Module, data: AttributeDataset, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
     """Return mean ``[C]`` and covariance ``[C, C]`` of the channels over images and positions, and a sample's shape."""
-    batches = Batches(data, "train", 256, device, augment=None).sequential()
-    features = torch.cat([peek(block, batch.images).float() for batch in islice(batches, BATCHES)])
-    values = by_position(features).transpose(1, 2).flatten(0, 1).double()
-    return values.mean(0), torch.cov(values.T), tuple(features.shape[1:])
+    count, shape = 0, tuple[int, ...]()
+    total = products = torch.zeros((), dtype=torch.float64, device=device)
+    for batch in islice(Batches(data, "train", 256, device, augment=None).sequential(), BATCHES):
+        features = peek(block, batch.images)
+        values = by_position(features).transpose(1, 2).flatten(0, 1).double()
+        count, shape = count + len(values), tuple(features.shape[1:])
+        total, products = total + values.sum(0), products + values.T @ values
+    mean = total / count
+    return mean, products / count - torch.outer(mean, mean), shape
 
 
 __all__ = ["Narrow"]
