@@ -26,7 +26,9 @@ def load(folder: Path) -> dict[str, Any]:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["data"]["source"] = Path(config["data"]["source"]).name
     attackers = ",".join(audit["suite"]["attackers"])
-    environment["command"] = f"efface run {config['name']} --data DIR; efface audit RUN --suite standard"
+    method = config["method"]["name"]
+    environment["command"] = f"efface run {config['name']} --data DIR --set method.name={method}"
+    environment["command"] += "; efface audit RUN --suite standard"
     if PAPER in attackers:
         environment["command"] += f" --attackers {attackers}"
     return {"date": audit["created"], "environment": environment, "config": config, "audit": audit}
@@ -46,7 +48,7 @@ def section(result: dict[str, Any]) -> str:
         fit = sum(bool(row["fit"]) for row in planted)
         before = {row["name"]: row for row in entry["original_attackers"]}
         lines += [
-            f"## {audit['name']}: {name}, at {audit['model']['at']}",
+            f"## {audit['name']}: {name}, at {audit['model']['at']}, method {result['config']['method']['name']}",
             "",
             f"{entry['verdict'].capitalize()}. Label floor {entry['floors']['label']:.3f}, majority "
             f"{entry['floors']['majority']:.3f}, chance {entry['floors']['chance']:.3f}; n = {entry['n']}; fidelity "

@@ -216,7 +216,7 @@ def test_settings_named_in_cards_exist():
     fields = set(MethodConfig.model_fields)
     nested = {
         f"{part}.{name}"
-        for part in ("eraser", "code", "mask")
+        for part in ("eraser", "code", "mask", "narrow")
         for name in type(getattr(MethodConfig(), part)).model_fields
     }
     for card in CARDS.glob("*.md"):

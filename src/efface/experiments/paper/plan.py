@@ -41,6 +41,8 @@ class Plan:
         """
         columns = [task.columns[name] for name in attributes]
         own = [f"data.source={task.source!r}", *task.settings, f"data.attributes={columns}", f"model.name={model}"]
+        # A preset may name a method that goes past the paper's.
+        own.append("method.name=detachment")
         scale = [*self.scale.settings, *self.scale.of_model.get(model, ())]
         return find_config(task.preset, [*own, *scale, *more, *self.overrides, f"seed={seed}"])
 
