@@ -212,6 +212,17 @@ def test_the_bar_is_moved_as_far_as_was_told():
     assert sum(heard) == control_steps(settings.suite, settings.config.epochs)
 
 
+def test_with_many_classes_and_few_people_the_counted_floor_is_not_asked_of_anybody():
+    """The most frequent of 20 classes among 150 people is so by chance: nobody knows it who has not seen them."""
+    generator, sizes = np.random.default_rng(0), (600, 300, 300)
+    y, z = generator.integers(0, 2, 1200), generator.integers(0, 20, 1200)
+    features = feature_set(generator.normal(size=(1200, 8)), y, z, sizes, np.eye(2)[y] * 4)
+    shuffled = run_controls(features, column(20), settings_of("output")).section["shuffled"]
+    assert shuffled["attackers"][0]["ci"][1] < shuffled["floor"]
+    assert shuffled["reachable"] < shuffled["floor"]
+    assert (shuffled["covered"], shuffled["below"]) == (1, 0)
+
+
 def test_false_alarms_on_noise_are_rare():
     """Quiet attackers on many shuffles: no alarm is confirmed, and nearly every interval covers the floor."""
     covered = total = 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from efface.engine.convolutions import Product, small_maps_as_products
 
@@ -73,8 +74,15 @@ def test_nothing_stays_and_copies_work():
     assert "_conv_forward" not in vars(model[0])
 
 
-def test_a_frozen_input_gets_no_gradient():
-    layer = nn.Conv2d(128, 16, 3, padding=1)
+@pytest.mark.parametrize("frozen", ["maps", "weight"])
+def test_a_gradient_that_nobody_wants_is_not_computed(frozen):
+    layer = nn.Conv2d(128, 16, 3, padding=1).requires_grad_(frozen != "weight")
+    maps = torch.randn(3, 128, 2, 2, requires_grad=frozen != "maps")
     with small_maps_as_products(layer), torch.autocast("cpu", torch.bfloat16):
-        layer(torch.randn(3, 128, 2, 2)).float().sum().backward()
-    assert layer.weight.grad.abs().sum() > 0
+        released = layer(maps).float()
+    with FlopCounterMode(display=False) as counter:
+        released.sum().backward()
+    # One product of 12 rows, 1152 numbers of a patch, 16 channels; both gradients would be two.
+    assert counter.get_total_flops() == 2 * 12 * 1152 * 16
+    wanted = layer.weight if frozen == "maps" else maps
+    assert wanted.grad.abs().sum() > 0

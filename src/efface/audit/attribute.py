@@ -20,7 +20,7 @@ from efface.audit.attack import (
 )
 from efface.audit.controls import Controls, run_controls
 from efface.audit.features import FeatureSet
-from efface.audit.floors import Floors, floors, label_guess
+from efface.audit.floors import Floors, floors, label_guess, learned_guess
 from efface.audit.intervals import Interval, Resampling, paired_interval
 from efface.audit.remembered import attack_original
 from efface.audit.result import AT_FLOOR, INCONCLUSIVE, LEAKS, Attack, Verdict
@@ -50,16 +50,19 @@ def audit_attribute(
     reach = reachable_floor(features, column, settings)
     after = _with_warnings(after, before, found.label, reach, _majority(features, column, "validation"))
     after = _with_fitness(after, controls)
+    by_label = label_guess(target, attribute, column.n_classes) == attribute
+    excess, excess_ci, by_highest = _excess(after, before, found, by_label)
     return {
         "classes": list(column.classes),
         "n": len(attribute),
         "floors": {"chance": found.chance, "majority": found.majority, "label": found.label},
         "best": _winner(after.best.attack, "bits"),
-        "highest": {**_winner(after.highest.attack), "excess_leakage": _highest_excess(after, before, found)},
+        "highest": {**_winner(after.highest.attack), "excess_leakage": by_highest},
         "attackers": [outcome.attack.to_dict() for outcome in after.all],
         "original_best": None if before is None else before.best.attack.accuracy,
         "original_attackers": None if before is None else [outcome.attack.to_dict() for outcome in before.all],
-        **_excess(after, before, found, label_guess(target, attribute, column.n_classes) == attribute),
+        "excess_leakage": excess,
+        "excess_leakage_ci": excess_ci,
         "efficacy": metrics.efficacy(after.best.attack.accuracy, column.n_classes),
         "skipped": dict(after.skipped),
         "verdict": verdict(after, before, found.label, reach, controls),
@@ -103,10 +106,8 @@ def reachable_floor(features: FeatureSet, column: Column, settings: Settings) ->
     if not features.logits:
         return by_majority
     said = features.logits["train"].argmax(1).numpy(), features.logits[split].argmax(1).numpy()
-    counts = np.zeros((features.logits["train"].shape[1], column.n_classes))
-    np.add.at(counts, (said[0][known], train[known]), 1)
-    rule = np.where(counts.sum(1) > 0, counts.argmax(1), majority)
-    return max(by_majority, float((rule[said[1][seen]] == audited[seen]).mean()))
+    guessed = learned_guess(said[0][known], train[known], said[1][seen], column.n_classes)
+    return max(by_majority, float((guessed == audited[seen]).mean()))
 
 
 def _majority(features: FeatureSet, column: Column, split: str) -> float:
@@ -150,23 +151,20 @@ def _original(before: Outcomes | None, found: Floors) -> dict[str, Any]:
 
 def _excess(
     after: Outcomes, before: Outcomes | None, found: Floors, by_label: Bool[np.ndarray, " n"]
-) -> dict[str, float | list[float] | None]:
-    """Excess leakage with its interval; None where the original is within noise of the floor."""
-    nothing: dict[str, float | list[float] | None] = {"excess_leakage": None, "excess_leakage_ci": None}
-    if before is None or not before.exceeds(found.label):
-        return nothing
-    value = metrics.excess_leakage(after.best.attack.accuracy, before.best.attack.accuracy, found.label)
-    if value is None:
-        return nothing
-    interval = excess_interval(after.best.share, before.best.share, by_label, after.how)
-    return {"excess_leakage": value, "excess_leakage_ci": list(interval)}
+) -> tuple[float | None, list[float] | None, float | None]:
+    """Excess leakage by validation's pick with its interval, and by the highest attacker.
 
-
-def _highest_excess(after: Outcomes, before: Outcomes | None, found: Floors) -> float | None:
-    """Excess leakage if the highest attacker stood in for the one that validation picked: no lower than that."""
+    None where the original is within noise of the floor.
+    """
     if before is None or not before.exceeds(found.label):
-        return None
-    return metrics.excess_leakage(after.highest.attack.accuracy, before.best.attack.accuracy, found.label)
+        return None, None, None
+    ceiling = before.best.attack.accuracy
+    picked, highest = (
+        metrics.excess_leakage(one.attack.accuracy, ceiling, found.label) for one in (after.best, after.highest)
+    )
+    if picked is None:
+        return None, None, None
+    return picked, list(excess_interval(after.best.share, before.best.share, by_label, after.how)), highest
 
 
 def excess_interval(

@@ -29,7 +29,7 @@ from efface.audit.attack import Arena, Settings, fit_once, members_of
 from efface.audit.attackers import Attacker, FeatureView
 from efface.audit.attackers.ensemble import combine
 from efface.audit.features import FeatureSet
-from efface.audit.floors import label_guess
+from efface.audit.floors import label_guess, learned_guess
 from efface.audit.intervals import Interval, Resampling, accuracy_interval, mean_interval
 from efface.audit.plants import (
     SEPARATION,
@@ -303,10 +303,8 @@ def _shuffled(
     audited = stage.views["audited"]
     labels = audited.labels.numpy()
     floor = float((label_guess(stage.target["audited"], labels, audited.classes) == labels).mean())
-    train, known = stage.views["train"].labels.numpy(), stage.known["train"]
-    counts = np.zeros((int(known.max()) + 1, audited.classes))
-    np.add.at(counts, (known, train), 1)
-    reachable = float((counts.argmax(1)[_familiar(stage.known["audited"], known)] == labels).mean())
+    train = stage.known["train"], stage.views["train"].labels.numpy()
+    reachable = float((learned_guess(*train, stage.known["audited"], audited.classes) == labels).mean())
     # The rule of the verdict: widened for the best of so many, and for either side of a binary attribute.
     wide = settings.how.widened(len(heard) * (2 if audited.classes == 2 else 1))
     rows = []

@@ -62,6 +62,29 @@ def label_guess(
     return joint.argmax(1)[target + 1]
 
 
+def learned_guess(
+    known: Int[np.ndarray, " m"], attribute: Int[np.ndarray, " m"], asked: Int[np.ndarray, " n"], n_classes: int
+) -> Int[np.ndarray, " n"]:
+    """Return what is most frequent among training people of whom the same is known; else what is most frequent of all.
+
+    Unlike ``label_guess`` it has not seen the labels that are to be guessed: anyone can reach its accuracy.
+
+    Args:
+        known: Of the training people, from 0: such as the model's own answer.
+        attribute: Theirs; nobody's is missing.
+        asked: Of the people whose attribute is guessed.
+        n_classes: A.
+
+    Example:
+        >>> learned_guess(np.array([0, 0, 1]), np.array([2, 2, 1]), np.array([1, 0, 5]), 3)
+        array([1, 2, 2])
+    """
+    counts = np.zeros((max(int(known.max()), int(asked.max())) + 1, n_classes))
+    np.add.at(counts, (known, attribute), 1)
+    rule = np.where(counts.sum(1) > 0, counts.argmax(1), counts.sum(0).argmax())
+    return rule[asked]
+
+
 def entropy(joint: Float[np.ndarray, "Y A"]) -> float:
     """Return H(z) in bits.
 

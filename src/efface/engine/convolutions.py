@@ -7,7 +7,7 @@ matrix product, at 2×2 ten times (docs/scaling.md). The values are the same but
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -43,22 +43,18 @@ def small_maps_as_products(*modules: nn.Module | None) -> Iterator[None]:
         for module in modules:
             for layer in module.modules() if module is not None else ():
                 # A subclass may compute something else.
-                if type(layer) is nn.Conv2d and layer.in_channels >= CHANNELS and _plain(layer):
-                    own = partial(_convolve, stride=layer.stride, padding=_padding(layer))
+                if type(layer) is nn.Conv2d and layer.in_channels >= CHANNELS and (own := _own_forward(layer)):
                     layer.__dict__["_conv_forward"] = own
                     stack.callback(layer.__dict__.pop, "_conv_forward", None)
         yield
 
 
-def _plain(layer: nn.Conv2d) -> bool:
-    """Whether a convolution is of the kind that ``Product`` computes."""
-    known = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
-    return known and not isinstance(layer.padding, str)
-
-
-def _padding(layer: nn.Conv2d) -> Pair:
-    assert not isinstance(layer.padding, str)
-    return layer.padding
+def _own_forward(layer: nn.Conv2d) -> Callable[..., Tensor] | None:
+    """Return what computes this layer; None where it is not of the kind that ``Product`` knows."""
+    if layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return None
+    # Of the layer's numbers, not of the layer: a copy of it, or a pickled one, has weights of its own.
+    return partial(_convolve, stride=layer.stride, padding=layer.padding)
 
 
 def _convolve(inputs: Tensor, weight: Tensor, bias: Tensor | None, *, stride: Pair, padding: Pair) -> Tensor:
@@ -99,13 +95,16 @@ class Product(Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        """Return the gradients of maps and weight; that of maps nobody asked for is not computed."""
+        """Return the gradients of maps and weight, of each only if it is wanted: a frozen head's weight has none."""
         rows, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         shape, stride, padding, positions = ctx.geometry  # type: ignore[attr-defined]
         out, channels, *kernel = weight.shape
         given = grads[0].permute(0, 2, 3, 1).reshape(-1, out)
-        for_weight = (given.T @ rows).view(out, *kernel, channels).permute(0, 3, 1, 2)
-        if not ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
+        for_weight = None
+        maps_wanted, weight_wanted, *_ = ctx.needs_input_grad  # type: ignore[attr-defined]
+        if weight_wanted:
+            for_weight = (given.T @ rows).view(out, *kernel, channels).permute(0, 3, 1, 2)
+        if not maps_wanted:
             return None, for_weight, None, None
         parts = (given @ _matrix(weight)).view(shape[0], *positions, kernel[0] * kernel[1], channels)
         top, left = padding

@@ -57,13 +57,11 @@ class Detachment(Method):
         self.check(config, data)
         example = next(iter(Batches(data, "train", 2, torch.device("cpu"), augment=None).sequential()))
         cut = split(model, list(at), example.images)
-        before = former_blocks(cut.blocks, config)
         seed_everything(job.seed, job.model, "auxiliary")
-        if self.mount(model, cut.at, data, config, engine):
-            cut = split(model, list(at), example.images)
         priors = attribute_priors(data, config)
         parts, removal = [], []
         signal, auxiliary = example.images, []
+        before = former_blocks(cut.blocks, config)
         for number, block in enumerate(cut.blocks[:-1], 1):
             signal = _peek(block, signal)
             heads = RemovalHeads(signal.shape[1:], priors, config)
@@ -75,13 +73,6 @@ class Detachment(Method):
         parts.append(Part(cut.blocks[-1], ClassifierObjective(engine.label_smoothing)))
         history = fit(parts, data, engine, job, detachment_figures(cut.blocks, removal[0], data))
         return UnlearnedModel(cut.join(), cut.at, self.name, history, _shares(auxiliary, model, example))
-
-    def mount(
-        self, model: nn.Module, at: Sequence[str], data: AttributeDataset, config: MethodConfig, engine: EngineConfig
-    ) -> bool:
-        """Put a layer at the cut before training; return whether there is one. Detachment itself needs none."""
-        del model, at, data, config, engine
-        return False
 
 
 def former_blocks(blocks: Sequence[nn.Module], config: MethodConfig) -> list[nn.Module]:

@@ -9,54 +9,55 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from efface.config import EngineConfig, MethodConfig
+from efface.config import MethodConfig
 from efface.data.batches import Batches
 from efface.data.dataset import AttributeDataset
-from efface.engine.devices import make_fabric
 from efface.errors import ConfigError, expected
 from efface.heads.narrow import NarrowPassage
 from efface.heads.positions import by_position, size_of
-from efface.methods.detachment import Detachment
-from efface.methods.layers import insert, peek
+from efface.methods.layers import insert, ordered, peek
+from efface.methods.penalised import Crew, PenalisedMethod, Site
 from efface.models import split
+from efface.objectives import DetachmentObjective, RemovalHeads
 
 BATCHES = 16
 """Of 256 images, over which the channels' principal components are found."""
 
 
-class Narrow(Detachment):
+class Narrow(PenalisedMethod):
     """Detachment, with a layer at the first cut through which few, rounded channels pass."""
 
     name: ClassVar[str] = "narrow"
     summary: ClassVar[str] = "detachment behind a narrow, rounded passage at the cut"
 
-    def mount(
-        self, model: nn.Module, at: Sequence[str], data: AttributeDataset, config: MethodConfig, engine: EngineConfig
-    ) -> bool:
+    def mount(self, model: nn.Module, at: Sequence[str], data: AttributeDataset, config: MethodConfig) -> None:
         """Put the passage at the first cut; at first the principal components of the channels pass.
 
         Raises:
             ConfigError: More channels are to pass than there are.
         """
-        device = make_fabric(engine).device
-        model.to(device)
-        block = split(model, at[0]).blocks[0]
-        mean, covariance, shape = channel_moments(block, data, device)
-        if config.narrow.channels > size_of(shape)[0]:
-            most = f"at most {size_of(shape)[0]}, the channels at {at[0]}"
-            raise ConfigError(expected("method.narrow.channels", most, config.narrow.channels))
-        layer = insert(
-            model, at[0], data, lambda shape: NarrowPassage(shape, config.narrow.channels, config.narrow.step)
-        )
-        assert isinstance(layer, NarrowPassage)
-        layer.fill(mean, covariance)
-        return True
+        first, wanted = ordered(model, at)[0], config.narrow
+        mean, covariance, shape = channel_moments(model, first, data)
+        if wanted.channels > size_of(shape)[0]:
+            most = f"at most {size_of(shape)[0]}, the channels at {first}"
+            raise ConfigError(expected("method.narrow.channels", most, wanted.channels))
+        passage = NarrowPassage(shape, wanted.channels, wanted.step)
+        insert(model, first, data, lambda _: passage)
+        passage.fill(mean, covariance)
+
+    def place(self, site: Site) -> Crew:
+        """Return the detachment loss, as detachment itself has it."""
+        heads = RemovalHeads(site.shape, site.priors, site.config)
+        shapes = site.shape, site.data.image_shape
+        objective = DetachmentObjective(*shapes, site.data.schema, heads, site.config, site.before)
+        return Crew(objective, heads, heads)
 
 
 def channel_moments(
-    block: nn.Module, data: AttributeDataset, device: torch.device
+    model: nn.Module, at: str, data: AttributeDataset
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
     """Return mean ``[C]`` and covariance ``[C, C]`` of the channels over images and positions, and a sample's shape."""
+    block, device = split(model, at).blocks[0], next(model.parameters()).device
     count, shape = 0, tuple[int, ...]()
     total = products = torch.zeros((), dtype=torch.float64, device=device)
     for batch in islice(Batches(data, "train", 256, device, augment=None).sequential(), BATCHES):

@@ -40,9 +40,9 @@ class Plan:
             more: ``section.name=value`` on top of the scale's.
         """
         columns = [task.columns[name] for name in attributes]
-        own = [f"data.source={task.source!r}", *task.settings, f"data.attributes={columns}", f"model.name={model}"]
         # A preset may name a method that goes past the paper's.
-        own.append("method.name=detachment")
+        own = ["method.name=detachment", f"data.source={task.source!r}", f"data.attributes={columns}"]
+        own += [*task.settings, f"model.name={model}"]
         scale = [*self.scale.settings, *self.scale.of_model.get(model, ())]
         return find_config(task.preset, [*own, *scale, *more, *self.overrides, f"seed={seed}"])
 
