@@ -5,33 +5,15 @@ python benchmarks/audits.py runs/utkface-gender-race-standard … --out benchmar
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-import yaml
+from summarise import arguments, load, write
 
 PAPER = "resnet18"
 """The paper's only attacker: a ResNet-18 on (h, z)."""
 HEAD = (
     "| attacker | after | bits | bits beyond the task answer | on the original | seconds |\n|---|---|---|---|---|---|\n"
 )
-
-
-def load(folder: Path) -> dict[str, Any]:
-    """Return what is committed of an audited run, without this machine's paths."""
-    audit = json.loads((folder / "audit.json").read_text())
-    environment = json.loads((folder / "environment.json").read_text())
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["data"]["source"] = Path(config["data"]["source"]).name
-    attackers = ",".join(audit["suite"]["attackers"])
-    method = config["method"]["name"]
-    environment["command"] = f"efface run {config['name']} --data DIR --set method.name={method}"
-    environment["command"] += "; efface audit RUN --suite standard"
-    if PAPER in attackers:
-        environment["command"] += f" --attackers {attackers}"
-    return {"date": audit["created"], "environment": environment, "config": config, "audit": audit}
 
 
 def with_interval(row: dict[str, Any]) -> str:
@@ -84,28 +66,17 @@ def section(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/audit"))
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    results = [load(folder) for folder in arguments.folders]
+    given = arguments(__doc__, "benchmarks/results/audit")
+    results = [load(folder) for folder in given.folders]
     for result in results:
-        path = arguments.out / f"{result['audit']['name']}.json"
-        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        attackers = ",".join(result["audit"]["suite"]["attackers"])
+        result["environment"]["command"] += "; efface audit RUN --suite standard"
+        result["environment"]["command"] += f" --attackers {attackers}" if PAPER in attackers else ""
     text = (
         "# Standard audits of the real presets\n\nThe original and the unlearned model of each, attacked by the suite "
+        "`standard`; accuracies are fractions with 95 % bootstrap\nintervals over people.\n\n"
     )
-    text += "`standard`; accuracies are fractions with 95 % bootstrap\nintervals over people.\n\n"
-    text += "\n".join(section(result) for result in results)
-    text += "\n" + "\n".join(
-        f"- {r['audit']['name']}: {r['date'][:10]}, seed {r['audit']['seed']}, {r['environment']['hardware']['cpu']}, "
-        f"{r['environment']['hardware']['cores']} cores, torch {r['environment']['torch']}: "
-        f"`{r['environment']['command']}`"
-        for r in results
-    )
-    (arguments.out / "README.md").write_text(text + "\n")
-    print(text)
+    write(results, text + "\n".join(section(result) for result in results), given.out)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python benchmarks/foreign_models.py --data DIR [--out benchmarks/results/foreign
 
 Training is a plain PyTorch loop over timm's own models that imports nothing of efface. What it leaves is a file of
 weights; each is then attacked by the standard suite at three layers, by the command line, as an auditor would do it.
+Finished models and audits in --work are kept and used again: remove what is to be made anew.
 """
 
 from __future__ import annotations
