@@ -241,6 +241,22 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
             ["layer9", "layer2", "efface ls layers"],
         ),
         (["run", "toyfaces-smiling-glasses", *SETTINGS, "--set", "model.name=resnet17"], ["resnet17"]),
+        (
+            [
+                "run",
+                "toyfaces-smiling-glasses",
+                *SETTINGS,
+                "--set",
+                "data.target=smilng",
+                "--set",
+                "audit.attackers=[cnov]",
+            ],
+            ["2 problems", "'smiling'", "Did you mean 'conv'"],
+        ),
+        (
+            ["run", "toyfaces-smiling-glasses", *SETTINGS, "--set", "model.at=layr2", "--set", "method.heads=[rigde]"],
+            ["2 problems", "Did you mean 'layer2'", "Did you mean 'ridge'"],
+        ),
         (["audit", "no/run"], ["holds no run"]),
         (["audit"], ["given the folder of a run, --model or --features"]),
         (["audit", "no/run", "--features", "x.npy"], ["a run and --features"]),

@@ -5,12 +5,19 @@ The template: *Expected `argument` to be …, but got …. Valid …: …. Try �
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
 class EffaceError(Exception):
-    """Root of all errors that the user can mend; the command line prints them on one screen and exits with 2."""
+    """Root of all errors that the user can mend; the command line prints them on one screen and exits with 2.
+
+    Attributes:
+        problems: What it tells, one by one; empty where it is a single problem.
+    """
+
+    problems: tuple[str, ...] = ()
 
 
 class ConfigError(EffaceError, ValueError):
@@ -80,16 +87,32 @@ class Problems:
     def __init__(self, error: type[EffaceError]):
         self.error = error
         self.messages: list[str] = []
+        self._caught: set[type[EffaceError]] = set()
 
     def add(self, message: str) -> None:
         """Note one problem."""
         self.messages.append(message)
 
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note the problems of an error that is raised inside, and go on behind the block."""
+        try:
+            yield
+        except EffaceError as error:
+            self.messages += error.problems or [str(error)]
+            self._caught.add(type(error))
+
     def raise_if_any(self) -> None:
-        """Raise the collected problems as one error, numbered if there are several."""
+        """Raise the collected problems as one error, numbered if there are several.
+
+        Its type is that of the errors that were noted, if they have one in common.
+        """
         if not self.messages:
             return
+        kind = next(iter(self._caught)) if len(self._caught) == 1 else self.error
         if len(self.messages) == 1:
-            raise self.error(self.messages[0])
+            raise kind(self.messages[0])
         lines = "\n".join(f"{i}. {message}" for i, message in enumerate(self.messages, 1))
-        raise self.error(f"{len(self.messages)} problems:\n{lines}")
+        error = kind(f"{len(self.messages)} problems:\n{lines}")
+        error.problems = tuple(self.messages)
+        raise error

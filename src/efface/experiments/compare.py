@@ -284,8 +284,8 @@ def check_methods(comparison: Comparison) -> None:
 
 
 def _wrong(comparison: Comparison) -> Iterator[str]:
-    data = comparison.data(comparison.config.seed)
-    preflight(comparison.settings(comparison.methods[0], comparison.config.seed), data)
+    seed = comparison.config.seed
+    data = preflight(comparison.settings(comparison.methods[0], seed), lambda: comparison.data(seed))
     for method in comparison.methods[1:]:
         config = comparison.settings(method, comparison.config.seed).method
         try:

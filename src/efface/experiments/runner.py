@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from efface.engine import Job
 from efface.engine.cuts import settle_cut
 from efface.engine.devices import under_torchrun
 from efface.engine.seeds import seed_everything
-from efface.errors import CheckpointError, ConfigError, expected
+from efface.errors import CheckpointError, ConfigError, Problems, expected
 from efface.experiments.environment import describe, peak_rss_mb
 from efface.experiments.folder import RunFolder
 from efface.methods import UnlearnedModel, find_method, released_data, restore
@@ -92,10 +92,13 @@ def run(
     config = _resumed_cut(config, folder, resume)
     folder.check(config, resume, overwrite)
     clock = Clock()
-    with clock.phase("read_s"):
-        data = load(config.data, config.seed, progress)
+
+    def read() -> AttributeDataset:
+        with clock.phase("read_s"):
+            return load(config.data, config.seed, progress)
+
+    data = preflight(config, read)
     config = _settled_cut(config, data, console)
-    preflight(config, data)
     folder.begin(config, resume, overwrite)
     folder.write_json("environment.json", describe(config.seed))
     for remark in data.warnings:
@@ -115,12 +118,33 @@ def run(
     return examine(config, data, folder, clock, original, result.model, extra, progress)
 
 
-def preflight(config: Config, data: AttributeDataset) -> None:
-    """Try whatever can fail before hours are spent: method, attackers, model and cut."""
-    find_method(config.method.name).check(config.method, data)
-    build_suite(config.audit.attackers)
-    channels, height, width = data.image_shape
-    split(fresh_model(config, data, "original"), _cuts(config), torch.zeros(2, channels, height, width))
+def preflight(config: Config, read: Callable[[], AttributeDataset]) -> AttributeDataset:
+    """Return the data, after trying whatever can fail before hours are spent: data, method, attackers, model and cut.
+
+    Args:
+        config: What is to be done.
+        read: Returns the data.
+
+    Raises:
+        EffaceError: All problems at once.
+    """
+    problems = Problems(ConfigError)
+    data: AttributeDataset | None = None
+    with problems.noted():
+        data = read()
+    with problems.noted():
+        method = find_method(config.method.name)
+        if data is not None:
+            method.check(config.method, data)
+    with problems.noted():
+        build_suite(config.audit.attackers)
+    with problems.noted():
+        if data is not None and auto_goal(config.model.at) is None:
+            channels, height, width = data.image_shape
+            split(fresh_model(config, data, "original"), _cuts(config), torch.zeros(2, channels, height, width))
+    problems.raise_if_any()
+    assert data is not None
+    return data
 
 
 def fresh_model(config: Config, data: AttributeDataset, role: str) -> nn.Module:

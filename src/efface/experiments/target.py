@@ -229,8 +229,7 @@ def run_to_target(
     folder = RunFolder(Path(out)) if out is not None else RunFolder.default(config.name, resume)
     own = RunFolder(folder.path / "search")
     (own if resume else folder).check(config, resume, overwrite)
-    data = load(config.data, config.seed, progress)
-    preflight(config, data)
+    data = preflight(config, lambda: load(config.data, config.seed, progress))
     if not resume:
         shutil.rmtree(own.path, ignore_errors=True)
     if not resume or not (folder.path / "config.yaml").exists():

@@ -112,8 +112,7 @@ class Workshop:
             return found
         begun = time.perf_counter()
         folder = RunFolder(self.folder / "runs" / cell.id)
-        data = load(cell.config.data, cell.config.seed, self.progress)
-        preflight(cell.config, data)
+        data = preflight(cell.config, lambda: load(cell.config.data, cell.config.seed, self.progress))
         sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
         self.tell(f"{cell.id}: {sizes} images")
         folder.begin(cell.config, resume=True, overwrite=False)
