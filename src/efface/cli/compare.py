@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from efface.cli.app import app, console, errors
+from efface.cli.options import Data, Preset, Quiet, Settings, overrides
 from efface.errors import ConfigError, did_you_mean, expected
 
 SUITES = ("quick", "standard", "full")
@@ -15,23 +16,18 @@ SUITES = ("quick", "standard", "full")
 
 @app.command()
 def compare(
-    config: Annotated[str, typer.Argument(help="A preset (efface ls presets) or a YAML file.", show_default=False)],
+    config: Preset,
     methods: Annotated[str, typer.Option(help="Names (efface ls methods), separated by commas; or all.")] = "all",
     seeds: Annotated[int, typer.Option(help="How often: seeds of data, weights and attackers.")] = 3,
     suite: Annotated[
         str | None, typer.Option(help="Attackers that all meet: quick, standard (default) or full.", show_default=False)
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Data set in place of data.source: a folder, or a Hugging Face hub name.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as engine.epochs=5. May be repeated."),
-    ] = None,
+    data: Data = None,
+    set_: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder. Default: comparisons/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished, and make the rest.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the comparison in --out.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run every method on a preset under one budget; write one table and one trade-off plot.
 
@@ -50,10 +46,8 @@ def compare(
 
     if suite is not None and suite not in SUITES:
         raise ConfigError(expected("--suite", "quick, standard or full", suite, did_you_mean(suite, SUITES)))
-    overrides = list(set_ or [])
-    if data is not None:
-        overrides.insert(0, f"data.source={data!r}")
-    settings = find_config(config, overrides)
+    own = overrides(data, set_)
+    settings = find_config(config, own)
     try:
         board, folder = make_comparison(
             settings,
@@ -61,7 +55,7 @@ def compare(
             seeds,
             out,
             suite=suite,
-            overrides=overrides,
+            overrides=own,
             resume=resume,
             overwrite=overwrite,
             progress=not quiet,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from efface.cli.app import app, console, errors
+from efface.cli.options import Quiet
 
 
 @app.command()
@@ -29,7 +30,7 @@ def reproduce(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of all cells, such as engine.epochs=5."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make tables and figures of the paper's evaluation: its printed figures, ours, and the floors.
 

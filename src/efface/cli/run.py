@@ -8,18 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from efface.cli.app import app, console, errors
+from efface.cli.options import Data, Preset, Quiet, Settings, overrides
 
 
 @app.command()
 def run(
-    config: Annotated[str, typer.Argument(help="A preset (efface ls presets) or a YAML file.", show_default=False)],
-    data: Annotated[
-        str | None, typer.Option(help="Data set in place of data.source: a folder, or a Hugging Face hub name.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as engine.epochs=5. May be repeated."),
-    ] = None,
+    config: Preset,
+    data: Data = None,
+    set_: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NAME, numbered if taken.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run was, equal to the bit.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
@@ -27,7 +23,7 @@ def run(
         float | None,
         typer.Option(help="Set the removal weight to reach this excess leakage, such as 0.02, on validation people."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train the original model, unlearn the attributes, attack both with fresh attackers, write the report.
 
@@ -46,10 +42,7 @@ def run(
     from efface.experiments import find_config
     from efface.experiments import run as make_run
 
-    overrides = list(set_ or [])
-    if data is not None:
-        overrides.insert(0, f"data.source={data!r}")
-    settings = find_config(config, overrides)
+    settings = find_config(config, overrides(data, set_))
     try:
         how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "progress": not quiet, "console": console}
         if target_leakage is None:

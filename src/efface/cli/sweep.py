@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from efface.cli.app import app, console, errors
+from efface.cli.options import Data, Preset, Quiet, overrides
 
 
 @app.command()
 def sweep(
-    preset: Annotated[str, typer.Argument(help="A preset (efface ls presets) or a YAML file.", show_default=False)],
+    preset: Preset,
     workers: Annotated[int, typer.Option(help="Processes of this call; cores are shared out.")] = 1,
     trials: Annotated[int, typer.Option(help="Trials in all, finished or cut short, by whoever joins.")] = 40,
-    data: Annotated[str | None, typer.Option(help="Data set in place of data.source: a folder, or a hub name.")] = None,
+    data: Data = None,
     search: Annotated[
         list[str] | None,
         typer.Option(
@@ -26,7 +27,7 @@ def sweep(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of all trials. May be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the study. Default: sweeps/PRESET.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Search weights for the best trade-offs of fidelity and leakage, on validation; export them as presets.
 
@@ -41,9 +42,8 @@ def sweep(
     from efface.experiments.sweep import sweep as make
     from efface.experiments.sweep_plan import Sweep, parse_ranges
 
-    overrides = [*([f"data.source={data!r}"] if data is not None else []), *(set_ or [])]
     folder = out or Path("sweeps") / Path(preset).stem
-    plan = Sweep(preset, tuple(overrides), folder, parse_ranges(search or []), trials, not quiet)
+    plan = Sweep(preset, tuple(overrides(data, set_)), folder, parse_ranges(search or []), trials, not quiet)
 
     def tell(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
