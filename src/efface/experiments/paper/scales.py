@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from efface.experiments.paper.printed import MODELS
+from efface.experiments.paper.printed import DATASETS, MODELS
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Scale:
         models: Of tables 1 and 2.
         settings: ``section.name=value`` of every cell.
         of_model: More of them, by model.
+        only: Data sets of table 1, by model; all, where a model is not named. Table 2 needs cifar10 of every model.
         grid: Of figure 6.
         speed: Settings of table 2's training steps: base channels, batch, rounds, steps, and images per epoch.
         faces: People shown in figures 3 and 4.
@@ -53,9 +54,17 @@ class Scale:
     settings: tuple[str, ...]
     grid: Grid
     of_model: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     speed: Mapping[str, int] = field(default_factory=dict)
     faces: int = 6
     reconstruction_epochs: int = 3
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Yield the models and data sets of table 1, the cheapest model first."""
+        for model in self.models:
+            for dataset in DATASETS:
+                if dataset in self.only.get(model, DATASETS):
+                    yield model, dataset
 
 
 _NOTHING_BEYOND = ("audit.beyond=[]", "audit.layers=[]", "audit.reconstruction=false")
@@ -102,6 +111,7 @@ SMALL = Scale(
         "data.limit=7000",
     ),
     of_model={"resnet34": ("data.limit=5000",), "resnet50": ("data.limit=3500",)},
+    only={"resnet34": ("cifar10",), "resnet50": ("cifar10",)},
     # The phase rule is proved for z independent of y, which drawn faces are to the letter.
     grid=Grid(
         "drawn",

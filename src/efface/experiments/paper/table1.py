@@ -70,10 +70,9 @@ def blocks(plan: Plan, shop: Workshop) -> list[Block]:
     """Make all cells of the table; return its rows in the paper's order."""
     found: dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for number in range(len(plan.seeds)):
-        for model in plan.scale.models:
-            for dataset in DATASETS:
-                unlearned, masked = pairs(plan, model, dataset)[number]
-                found.setdefault((dataset, model), []).append((shop.run(unlearned), shop.run(masked)))
+        for model, dataset in plan.scale.rows():
+            unlearned, masked = pairs(plan, model, dataset)[number]
+            found.setdefault((dataset, model), []).append((shop.run(unlearned), shop.run(masked)))
     return [
         _block(plan, dataset, model, found[dataset, model])
         for dataset in DATASETS
