@@ -154,7 +154,9 @@ class EngineConfig(Section):
     weight_decay: Weight = 0.05
     label_smoothing: Fraction = 0.0
     grad_clip: float | None = Field(5.0, gt=0, description="largest gradient norm per block; None: no clipping")
-    precision: Literal["auto", "bf16-mixed", "16-mixed", "32-true"] = Field("auto", description="auto: bf16-mixed")
+    precision: Literal["auto", "bf16-mixed", "16-mixed", "32-true"] = Field(
+        "auto", description="auto: bf16-mixed where the hardware computes it, else 32-true"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, mps")
     devices: Positive = Field(1, description="data-parallel processes; local_parallel: GPUs to spread the blocks over")
     threads: Positive | None = Field(None, description="CPU threads per process; None: all cores, shared out")

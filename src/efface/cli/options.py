@@ -19,10 +19,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
 def overrides(data: str | None, settings: Sequence[str] | None) -> list[str]:
-    """Return the settings of a command, ``--data`` first.
+    """Return the settings of a command, ``--data`` first: another source does not take the options of the preset's.
 
     Example:
         >>> overrides("faces", ["seed=1"])
-        ["data.source='faces'", 'seed=1']
+        ["data.source='faces'", 'data.options={}', 'seed=1']
     """
-    return [*([f"data.source={data!r}"] if data is not None else []), *(settings or [])]
+    return [*([f"data.source={data!r}", "data.options={}"] if data is not None else []), *(settings or [])]

@@ -28,7 +28,7 @@ def run(
     """Train the original model, unlearn the attributes, attack both with fresh attackers, write the report.
 
     Everything goes into one run folder: config.yaml, metrics.jsonl, model.safetensors (the original architecture's own
-    keys), audit.json, report.html, README.md (a model card).
+    keys; a layer at the cut adds LAYER.release.…), audit.json, report.html, README.md (a model card).
 
     Examples:
       efface run toyfaces-smiling-glasses

@@ -40,6 +40,7 @@ WEIGHTED = (
     "hsic",
     "learning_not_to_learn",
     "maxent",
+    "narrow",
     "quantised",
     "vclub",
 )

@@ -36,7 +36,8 @@ class UnlearnedModel:
     """The result of a method: the model the user gave, trained in place.
 
     Attributes:
-        model: The same object, architecture and state_dict keys as before.
+        model: The same object and architecture, under its own state_dict keys; ``LAYER.release.…`` are added where the
+            method puts a layer at the cut.
         at: Layer(s) whose output is released.
         method: Name of the method.
         history: Seconds, steps and logged figures.

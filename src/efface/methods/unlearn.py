@@ -91,7 +91,8 @@ def unlearn(
         augment: (mirror at random, largest shift in pixels) of the training images.
 
     Returns:
-        ``.model`` is the model given: same architecture, same state_dict keys.
+        ``.model`` is the model given: same architecture, same state_dict keys; ``LAYER.release.…`` are added where the
+        method puts a layer at the cut.
 
     Raises:
         ConfigError: A setting does not fit.

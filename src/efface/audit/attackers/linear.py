@@ -24,7 +24,7 @@ WIDEST = 8192
 PEOPLE = 50_000
 """Most people learned from, drawn by seed."""
 EXACT = 2**24
-"""Up to so many numbers the design matrix is float32, bf16 above (as the features themselves are): half the time."""
+"""Up to so many numbers the design matrix is float32, bf16 above: half the time."""
 CHUNK = 4096
 
 

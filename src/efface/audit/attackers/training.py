@@ -5,8 +5,8 @@ batch normalisation computed afresh for it. The running statistics of training l
 a weak signal the lag outweighs what was learned, validation reads noise, and training stops before it began.
 
 *Accuracy* on validation picks the epoch (ties: cross-entropy), for accuracy is what the verdict is about. Training
-stops early when neither accuracy nor cross-entropy has improved for half of the epochs. Bits need calibrated
-probabilities, so one temperature is then fitted to the cross-entropy on validation; it changes no guess.
+stops early when neither accuracy nor cross-entropy has improved for half of the epochs, four at least. Bits need
+calibrated probabilities, so one temperature is then fitted to the cross-entropy on validation; it changes no guess.
 """
 
 from __future__ import annotations

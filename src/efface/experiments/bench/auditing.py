@@ -1,4 +1,4 @@
-"""``bench audit``: the standard audit's time as a share of the training's, in whole runs of presets."""
+"""``bench audit``: the audit's time as a share of the training's, in whole runs of presets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from efface.experiments.presets import find_config
 from efface.experiments.runner import run
 
 ABOUT = (
-    "Whole runs: both trainings, and the standard audit of both models. "
+    "Whole runs: both trainings, and the preset's own audit of both models. "
     "The share is the audit's seconds over the trainings'."
 )
 

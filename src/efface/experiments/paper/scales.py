@@ -140,8 +140,7 @@ PAPER = Scale(
     models=MODELS,
     settings=(
         *_NOTHING_BEYOND,
-        "audit.suite=standard",
-        "audit.attackers=null",
+        "audit.attackers=[resnet18, conv, mlp, linear, least-squares, knn, trees, output, ensemble]",
         "data.limit=null",
         "model.options={}",
         "engine.epochs=30",
