@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from efface.audit.arrays import read_features, read_table
+from efface.audit.embeddings import load_embeddings
 from efface.errors import DataError
 
 N, D = 12, 5
@@ -128,3 +129,24 @@ def test_labels_come_from_csv_mappings_and_tables(tmp_path):
         read_table({"race": ["a", "b"], "n": [1]})
     with pytest.raises(DataError, match="Expected `labels` to be CSV, parquet"):
         read_table("labels.txt")
+
+
+def test_columns_that_arrow_has_no_type_for():
+    with pytest.raises(DataError, match="The table `labels` can't be read"):
+        read_table(pd.DataFrame({"z": pd.Series(["a", 1, 2.5], dtype=object)}))
+
+
+def test_intervals_are_no_classes_and_no_trouble_unasked():
+    table = pd.DataFrame({"z": ["a", "b"] * 30, "bin": pd.cut(pd.Series(range(60)), 2)})
+    features = np.random.default_rng(0).normal(size=(60, 2))
+    assert set(load_embeddings(features, table, ["z"], None).labels) == {"z"}
+    with pytest.raises(DataError, match=r"holds .*interval.*, not classes"):
+        load_embeddings(features, table, ["bin"], None)
+
+
+def test_tab_separated_labels_and_repeated_headers(tmp_path):
+    (tmp_path / "labels.tsv").write_text("race\tage\na\t1\nb\t2\n")
+    assert read_table(tmp_path / "labels.tsv").table.column_names == ["race", "age"]
+    (tmp_path / "labels.csv").write_text("race,race\na,1\n")
+    with pytest.raises(DataError, match="named more than once: race"):
+        read_table(tmp_path / "labels.csv")

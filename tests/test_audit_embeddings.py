@@ -1,6 +1,7 @@
 """The audit of embeddings: leaks, splits, targets that are there or not, finite codes, all problems at once."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import efface
@@ -208,3 +209,33 @@ def test_unknown_attackers_are_told_before_anything_is_read():
 def test_it_is_a_public_name():
     assert efface.audit_embeddings is audit_embeddings
     assert callable(efface.certify)
+
+
+def test_splits_beside_the_embeddings_hold_where_the_labels_name_none():
+    h, labels = drawn(n=300)
+    words = np.array(["train"] * 150 + ["validation"] * 60 + ["test"] * 90)
+    table = pa.table({"h": list(h), "split": words})
+    found = load_embeddings(table, labels, ["z"], "y", column="h")
+    assert {name: len(rows) for name, rows in found.splits.items()} == {"train": 150, "validation": 60, "test": 90}
+
+
+def test_embeddings_and_an_original_of_another_shape():
+    """Maps and vectors leave other attackers without anything to read: they are matched by name."""
+    h, labels = drawn(leak=2.0, n=900)
+    maps = np.repeat(h[:, :3, None], 16, 2).reshape(-1, 3, 4, 4)
+    config = QUICK.model_copy(update={"attackers": ("conv", "linear"), "epochs": 1})
+    found = quick(maps, labels, attributes=["z"], target="y", original=h, config=config)
+    assert [row["name"] for row in found.attributes["z"]["attackers"]] == ["conv", "linear"]
+    assert [row["name"] for row in found.attributes["z"]["original_attackers"]] == ["linear"]
+
+
+@pytest.mark.parametrize("attacker", ["output", "trees"])
+def test_a_class_of_three_people_is_no_reason_to_stop(attacker):
+    h, labels = drawn(n=9000)
+    z = np.full(9000, "often")
+    z[[5, 4100, 6100, 7600]] = "rare"
+    splits = {"train": np.arange(6000), "validation": np.arange(6000, 7500), "test": np.arange(7500, 9000)}
+    config = QUICK.model_copy(update={"attackers": (attacker,)})
+    for seed in (0, 1):
+        found = quick(h, {**labels, "z": z}, attributes=["z"], target="y", splits=splits, config=config, seed=seed)
+        assert found.attributes["z"]["best"]["accuracy"] > 0.99

@@ -57,7 +57,7 @@ def test_features_are_memory_mapped(tmp_path, precision, dtype):
 def test_a_second_extraction_reads_the_cache(tmp_path, monkeypatch):
     model, data = network(), dataset()
     first = extract(model, data, "3", cache=tmp_path)
-    monkeypatch.setattr("efface.audit.features.forward", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr("efface.audit.features._Job._run", lambda *a: pytest.fail("computed again"))
     done = []
     second = extract(model, data, "3", cache=tmp_path, tick=done.append)
     assert sum(done) == len(data)
@@ -171,7 +171,7 @@ def test_several_layers_come_out_of_one_pass(tmp_path):
     hook = model.register_forward_hook(lambda *_: calls.append(1))
     found = extract_layers(model, data, ("3", "0", INPUT, LOGITS), batch_size=60, cache=tmp_path)
     hook.remove()
-    assert len(calls) == 6
+    assert len(calls) == 7  # six batches, and the two images by which models are told apart
     assert {name: one.shape for name, one in found.items()} == {
         "3": (8, 4, 4), "0": (8, 8, 8), INPUT: (3, 8, 8), LOGITS: (2,),
     }  # fmt: skip
@@ -246,3 +246,28 @@ def test_codes_know_every_bit():
     found = row_codes(rows)
     assert found[0] == found[1]
     assert len(set(found.tolist())) == 3
+
+
+class Gained(nn.Module):
+    """Two of these have one state_dict and one repr, whatever their gain."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.features, self.last = nn.Conv2d(3, 8, 3, 4, 1), nn.Linear(8, 2)
+        self.register_buffer("gain", torch.tensor(gain), persistent=False)
+
+    def forward(self, images):
+        return self.last((self.features(images) * self.gain).mean((2, 3)))
+
+
+def test_models_that_differ_outside_their_state_do_not_share_a_cache(tmp_path):
+    one, data = Gained(1.0), dataset()
+    other = Gained(0.0)
+    other.load_state_dict(one.state_dict())
+    first, second = (extract(model, data, LOGITS, cache=tmp_path).logits["test"] for model in (one, other))
+    assert not torch.equal(first, second)
+
+
+def test_a_model_that_cannot_read_the_images_says_so():
+    with pytest.raises(CutError, match=r"can't read images \[.*3, 8, 8\] \(torch.float32\): mat1 and mat2"):
+        extract(nn.Sequential(nn.Flatten(), nn.Linear(10, 2)), dataset(), "0")

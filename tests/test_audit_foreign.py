@@ -160,3 +160,12 @@ def test_a_single_problem_keeps_its_kind():
     trial.run(fail)
     with pytest.raises(EffaceError, match="2 problems"):
         trial.raise_if_any()
+
+
+def test_other_peoples_files_are_never_overwritten(tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    arrays = {"features": np.zeros((4, 2)), "labels": {"z": ["a", "b"] * 2}, "attributes": ["z"]}
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="is not empty and holds no audit"):
+            audit_arrays(arrays, model_config({"name": "v", "audit": {}}, SETTINGS), Output(tmp_path, overwrite))
+    assert (tmp_path / "report.html").read_text() == "mine"

@@ -274,6 +274,15 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
         ),
         (["report", "no/run", "--format", "pdf"], ["html, md or text"]),
         (["report", "no/run"], ["No audit.json"]),
+        (["run", "toyfaces-smiling-glasses", *SETTINGS, "--set", "audit.layers=[nope]"], ["nope", "layer2"]),
+        (["run", "toyfaces-smiling-glasses", *SETTINGS, "--set", "engine.device=foo"], ["engine.device=foo"]),
+        (["run", "toyfaces-smiling-glasses", "--set", "engine.batch_size=1"], ["engine.batch_size", "2, but got 1"]),
+        (["run", "toyfaces-smiling-glasses", "--set", "name=2024-13-45"], ["is not a YAML value"]),
+        (
+            ["run", "toyfaces-smiling-glasses", "--set", "model.at=auto", "--target-leakage", "0.1"],
+            ["model.at", "a named layer", "--measure"],
+        ),
+        (["compare", "toyfaces-smiling-glasses", "--set", "model.at=auto"], ["model.at", "a named layer"]),
     ],
 )
 def test_errors_are_one_screen_with_exit_code_2(arguments, words, tmp_path):

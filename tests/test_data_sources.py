@@ -418,3 +418,10 @@ def test_real_data(tmp_path, read):
     assert set(data.labels) == {"gender", "race", "age_bin"}
     assert data.attributes[0].classes == ("White", "Black", "Asian", "Indian", "Others")
     assert 50 < np.mean(data.images) < 200
+
+
+def test_the_split_column_may_be_written_in_any_case(tmp_path, read):
+    folder = data_files.metadata_folder(tmp_path / "m", 48, ["train"] * 24 + ["val"] * 12 + ["test"] * 12)
+    table = folder / "metadata.csv"
+    table.write_text(table.read_text().replace("split", "Split", 1))
+    assert sizes(read(folder)) == {"train": 24, "validation": 12, "test": 12}

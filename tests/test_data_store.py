@@ -259,6 +259,14 @@ def test_every_mode_becomes_rgb(mode):
     assert (decode(buffer.getvalue(), 8) == grey).all()
 
 
+@pytest.mark.parametrize(("mode", "dtype"), [("I", np.int32), ("F", np.float32)])
+def test_pixels_of_32_bits_are_refused(mode, dtype):
+    buffer = io.BytesIO()
+    Image.fromarray(np.ones((8, 8), dtype)).save(buffer, "TIFF")
+    with pytest.raises(DataError, match=f"32-bit pixels \\(mode {mode}\\)"):
+        decode(buffer.getvalue(), 8)
+
+
 def test_rotation_of_cameras_is_undone():
     image = Image.fromarray(noise(0, 6, 4))
     exif = Image.Exif()

@@ -1,5 +1,7 @@
 """The run folder: nothing is lost that was not given up, and a run is resumed under its own settings only."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -73,3 +75,15 @@ def test_missing_pieces_name_what_to_do(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"12345")
     with pytest.raises(CheckpointError, match="Cannot read"):
         folder.weights("model")
+
+
+def test_somebody_elses_config_is_no_run(tmp_path):
+    (tmp_path / "config.yaml").write_text("my: settings")
+    with pytest.raises(ConfigError, match=r"holds a config\.yaml of something else"):
+        RunFolder(tmp_path).begin(Config(), resume=False, overwrite=True)
+    assert (tmp_path / "config.yaml").read_text() == "my: settings"
+
+
+def test_a_folder_that_cannot_be_written_is_told():
+    with pytest.raises(ConfigError, match="Cannot write '/proc/nothing/here'"):
+        RunFolder(Path("/proc/nothing/here")).begin(Config(), resume=False, overwrite=False)

@@ -20,8 +20,10 @@ from efface.data.batches import Batches
 from efface.data.toyfaces import load_toyfaces
 from efface.engine import Job
 from efface.errors import ConfigError
+from efface.experiments import find_config
+from efface.experiments.runner import fresh_model
 from efface.methods import METHODS, UnlearnedModel, find_method, restore, unlearn
-from efface.models import split
+from efface.models import build, split
 
 CUT = "middle"
 FAST = EngineConfig(epochs=2, batch_size=64, precision="32-true", threads=1, device="cpu", log_every=1)
@@ -197,3 +199,22 @@ def test_suggested_settings_are_settings(name):
     method = find_method(name)
     MethodConfig.model_validate({"name": name, **method.suggested})
     assert method.summary
+
+
+def test_a_model_with_one_logit_is_refused():
+    model, faces = torch.nn.Sequential(Net(), torch.nn.Linear(2, 1)), load_toyfaces(n=60, size=32)
+    with pytest.raises(ConfigError, match=r"one output for each of the 2 classes.*two logits, not one"):
+        unlearn(model, faces, "0.middle", method=SMALL, engine=FAST, progress=False)
+
+
+def test_users_weights_are_the_originals_and_of_scratch_nothing(tmp_path):
+    trained = build("resnet18", 2, 32, "standard", width=8)
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    sets = ["data.target=smiling", "model.name=resnet18", "model.options={width: 8}", "method.init=scratch"]
+    config = find_config("toyfaces-smiling-glasses", [*sets, f"model.weights={tmp_path / 'w.pt'}"])
+    faces = load_toyfaces(n=40, size=32)
+    original, unlearned = (
+        fresh_model(config, faces, role).state_dict()["conv1.weight"] for role in ("original", "unlearned")
+    )
+    assert torch.equal(original, trained.state_dict()["conv1.weight"])
+    assert not torch.equal(unlearned, original)

@@ -134,3 +134,12 @@ def test_missing_labels_and_large_maps():
         price = head(features, labels, torch.zeros(16, dtype=torch.long))
     price.backward()
     assert bool(torch.isfinite(features.grad).all())
+
+
+def test_numbers_that_are_not_finite_do_not_stop_the_solution():
+    """The ledger tells of them, with what to try: the head hands them on."""
+    head = RidgeHead((4,), torch.tensor([[0.5, 0.5]]))
+    z, y = torch.arange(32) % 2, torch.zeros(32, dtype=torch.int64)
+    for _ in range(2):
+        price = head(torch.full((32, 4), float("inf")), z, y)
+    assert not torch.isfinite(price)

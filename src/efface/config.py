@@ -146,7 +146,7 @@ class EngineConfig(Section):
     schedule: Literal["local", "local_parallel", "end_to_end"] = "local"
     epochs: Positive = Field(10, description="epochs of the unlearning run")
     original_epochs: Positive | None = Field(None, description="epochs of the original model; None: as `epochs`")
-    batch_size: Positive = 128
+    batch_size: int = Field(128, ge=2, description="batch normalisation needs two")
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(1e-3, gt=0, description="peak learning rate; warm-up, then cosine")
     original_lr: float | None = Field(2e-3, gt=0, description="peak rate of the original model; None: as `lr`")
@@ -181,7 +181,7 @@ class AuditConfig(Section):
     split: Literal["test", "validation"] = "test"
     epochs: Positive = Field(12, description="most epochs of an attacker; validation picks the best")
     seeds: Positive | None = Field(None, description="of attackers: each is trained so often, figures are means")
-    batch_size: Positive = 256
+    batch_size: int = Field(256, ge=2, description="batch normalisation needs two")
     resamples: Positive = Field(2000, description="bootstrap resamples over people")
     confidence: float = Field(0.95, gt=0, lt=1)
     layers: Literal["all"] | tuple[str, ...] | None = Field(None, description="layers probed for the layer map")
@@ -243,7 +243,7 @@ class Config(Section):
         path = Path(path)
         try:
             values = yaml.safe_load(path.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise ConfigError(f"Cannot read the configuration {str(path)!r}: {error}.") from None
         if not isinstance(values, dict):
             raise ConfigError(expected(str(path), "a YAML mapping of settings", type(values).__name__))
@@ -277,7 +277,7 @@ def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, A
             continue
         try:
             node[leaf] = yaml.safe_load(raw)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # the latter of dates that are none
             problems.add(f"--set {text}: {raw!r} is not a YAML value.")
     problems.raise_if_any()
     return result

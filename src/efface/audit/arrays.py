@@ -64,7 +64,10 @@ def read_table(source: Any, argument: str = "labels") -> RawLabels:
     if hasattr(source, "with_format") or _is_parts(source):
         return _of_datasets(dict(source) if _is_parts(source) else {"": source})
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas, not imported here
-        return _plain(pa.Table.from_pandas(source, preserve_index=False))
+        try:
+            return _plain(pa.Table.from_pandas(source, preserve_index=False))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
+            raise DataError(f"The table `{argument}` can't be read: {error}.") from None
     if isinstance(source, Mapping):
         return _plain(_of_mapping(source, argument))
     raise DataError(expected(argument, "a table, a mapping of columns or a path", type(source).__name__))
@@ -161,6 +164,9 @@ def _is_parts(source: Any) -> bool:
 
 def _plain(table: pa.Table) -> RawLabels:
     names = _class_names(table.schema)
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise DataError(f"Columns are named more than once: {', '.join(twice)}.")
     return RawLabels(table.replace_schema_metadata(None), names, np.full(len(table), NO_SPLIT, np.int8))
 
 
@@ -209,6 +215,8 @@ def _holds_lists(kind: pa.DataType) -> bool:
 
 def _stack(column: pa.ChunkedArray, name: str) -> np.ndarray:
     """Return nested lists of equal lengths as one array."""
+    if not len(column):
+        raise DataError(f"Column {name!r} has no rows.")
     values: Any = pa.concat_arrays([getattr(chunk, "storage", chunk) for chunk in column.chunks])
     if not _is_list(values.type):
         raise DataError(f"Column {name!r} holds {values.type}, not lists of numbers.")

@@ -120,12 +120,14 @@ def _with_warnings(
 ) -> Outcomes:
     """Mark attackers that can't be trusted: below what they should reach, or blind to a leak that others see."""
     leaked = before is not None and before.exceeds(label_floor)
+    # By name: another shape of the original's features may leave other attackers without anything to read.
+    earlier = {} if before is None else {one.attack.name: one.attack.validation_accuracy for one in before.all}
     marked = []
-    for place, outcome in enumerate(after.all):
+    for outcome in after.all:
         notes = [outcome.attack.warning] if outcome.attack.warning else []
         if outcome.attack.ci[1] < reach:
             notes.append(f"below {reach:.3f}, which the model's own answer (or the majority) gives without attack")
-        if before is not None and leaked and before.all[place].attack.validation_accuracy <= validation_majority:
+        if leaked and earlier.get(outcome.attack.name, 1.0) <= validation_majority:
             notes.append("learned nothing from the original model, in which others of the suite see the attribute")
         marked.append(replace(outcome, attack=replace(outcome.attack, warning="; ".join(notes) or None)))
     return replace(after, all=tuple(marked))

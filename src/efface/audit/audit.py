@@ -82,6 +82,8 @@ def audit(
     job = prepare(config, attackers, seed, name, data_problems(data, config))
     models = {"model": model} if original is None else {"original": original, "model": model}
     source = ModelSource(models, data, layers, threat, precision, cache, original_data)
+    for one in models.values():
+        check_layers(one, [*layers, *(job.plan.layers if isinstance(job.plan.layers, tuple) else ())])
     with bars(progress) as shown:
         job = replace(job, shown=shown, device=device_of(model))
         if shown.told:

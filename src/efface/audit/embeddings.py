@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Int, Int8
+from jaxtyping import Float, Int, Int8
 
 from efface.audit.arrays import read_features, read_table
 from efface.audit.attackers import Attacker
@@ -20,10 +20,13 @@ from efface.audit.subject import Subject, without_target
 from efface.audit.threat import UNKNOWN, Threat
 from efface.config import AuditConfig
 from efface.data.schema import MISSING, SPLITS, Column
-from efface.data.sources.base import NO_SPLIT, RawLabels, resolve_split, split_of
+from efface.data.sources.base import NO_SPLIT, RawLabels, resolve_split, split_from_column, split_of
 from efface.data.sources.labels import encode_labels
 from efface.data.sources.splits import make_splits
 from efface.errors import DataError, EffaceError, Problems, did_you_mean, expected
+
+OtherArray: TypeAlias = Float[np.ndarray, "n *E"]
+"""Features of the same n people, of another shape maybe."""
 
 FRACTIONS = {"validation": 0.1, "test": 0.3}
 """Shares of people for the splits that are drawn. No encoder is to be trained on the rest: attackers need fewer."""
@@ -38,7 +41,7 @@ class Embeddings:
 
     Attributes:
         values: ``[n, *D]``.
-        original: The same people's before unlearning, or None.
+        original: ``[n, *E]`` the same people's before unlearning, or None.
         labels: Per column, class indices; -1 is missing.
         columns: By name, with counts per split.
         splits: Row numbers.
@@ -47,7 +50,7 @@ class Embeddings:
     """
 
     values: FeatureArray
-    original: FeatureArray | None
+    original: OtherArray | None
     labels: Mapping[str, Int[np.ndarray, " n"]]
     columns: Mapping[str, Column]
     splits: Splits
@@ -136,7 +139,8 @@ def load_embeddings(
     values, table = _try(problems, lambda: read_features(features, column)) or (None, None)
     before = None if original is None else (_try(problems, lambda: read_features(original, column)) or (None,))[0]
     if labels is not None:
-        table = _try(problems, lambda: read_table(labels))
+        beside, table = table, _try(problems, lambda: read_table(labels))
+        table = _with_split(table, beside)
     elif values is not None and table is None:
         problems.add(expected("labels", "a table with a row per embedding", None))
     if values is not None and before is not None and values.shape[0] != before.shape[0]:
@@ -224,6 +228,14 @@ def _encoded(
             role = "both the target and an attribute" if name == target else "named more than once"
             problems.add(f"Column {name!r} is {role}.")
     return {name: column.codes for name, column in encoded.items()}, {n: c.names for n, c in encoded.items()}
+
+
+def _with_split(labels: RawLabels | None, beside: RawLabels | None) -> RawLabels | None:
+    """Give labels that name no splits those that stand beside the embeddings, row by row."""
+    if labels is None or beside is None or len(labels.split) != len(beside.split):
+        return labels
+    named = (labels.split >= 0).any() or split_from_column(labels.table, labels.names) is not None
+    return labels if named else replace(labels, split=resolve_split(beside.split, beside.table, beside.names)[0])
 
 
 def _split(

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int, UInt64
 from torch import Tensor, nn
 
 from efface.audit.store import ChannelStatistics, Standard, StoredFeatures, decode, encode, storage_offset
-from efface.data.batches import Batches
+from efface.data.batches import Batches, normalised
 from efface.data.dataset import AttributeDataset
 from efface.data.schema import SPLITS
 from efface.errors import AuditError, CutError, expected
@@ -137,7 +137,10 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
 
 
 def cache_key(model: nn.Module, dataset: AttributeDataset, at: str, splits: Sequence[str], precision: str) -> str:
-    """Return 32 hex digits over everything that decides the features: structure, weights, layer, images, precision."""
+    """Return 32 hex digits over structure, weights, layer, images and precision.
+
+    The folder's name also depends on what two images release: code decides features too.
+    """
     return _keyed(_digest(model, dataset, splits, precision), at)
 
 
@@ -157,9 +160,9 @@ def _digest(model: nn.Module, dataset: AttributeDataset, splits: Sequence[str], 
     return digest
 
 
-def _keyed(digest: Any, at: str) -> str:
+def _keyed(digest: Any, at: str, answer: str = "") -> str:
     digest = digest.copy()
-    digest.update(json.dumps(at).encode())
+    digest.update(json.dumps([at, answer]).encode())
     return digest.hexdigest()[:32]
 
 
@@ -196,13 +199,29 @@ class _Job:
     def extract(self, root: Path) -> dict[str, FeatureSet]:
         """Read each layer from its folder; compute those that have none."""
         digest = _digest(self.model, self.dataset, self.splits, self.precision)
-        folders = {layer: root / _keyed(digest, layer) for layer in dict.fromkeys(self.layers)}
+        answers = self._answers()
+        folders = {layer: root / _keyed(digest, layer, answers[layer]) for layer in dict.fromkeys(self.layers)}
         lacking = {layer: folder for layer, folder in folders.items() if not (folder / "standard.npz").exists()}
         if lacking:
             self._compute(lacking)
         else:
             self.tick(sum(len(self.dataset.rows(name)) for name in self.splits))
         return {layer: self._open(folder, layer) for layer, folder in folders.items()}
+
+    def _answers(self) -> dict[str, str]:
+        """What two images release at each layer: code and numbers outside the state_dict decide features too.
+
+        Mean and spread, to five digits: those of one model agree on one thread and on several.
+        """
+        pixels = torch.from_numpy(self.dataset.images[self.dataset.rows(self.splits[0])[:2]].copy())
+        images, device = normalised(pixels), device_of(self.model)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluating(self.model):
+            torch.manual_seed(0)
+            released, logits = forward(self.model, images.to(device), self.layers, self.precision)
+        told = {
+            layer: (released[layer].mean(), released[layer].std(), logits.mean(), logits.std()) for layer in self.layers
+        }
+        return {layer: " ".join(f"{float(value):.4e}" for value in values) for layer, values in told.items()}
 
     def _compute(self, folders: Mapping[str, Path]) -> None:
         """Fill cache folders; they appear under their names only when they are complete."""
@@ -258,7 +277,11 @@ def forward(
         _tapped(model, layers) as released,
         torch.autocast(images.device.type, torch.bfloat16, precision == "bf16-mixed"),
     ):
-        outputs = model(images)
+        try:
+            outputs = model(images)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CutError(f"The model can't read images {list(images.shape)} ({images.dtype}): {reason}") from error
         logits = getattr(outputs, "logits", outputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"

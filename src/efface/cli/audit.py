@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from efface.cli.app import app, console
-from efface.errors import ConfigError, Problems, expected
+from efface.errors import ConfigError, Problems, did_you_mean, expected
 
 RUN, MODEL, ARRAYS = "a run", "--model", "--features"
 BELONGS = {
@@ -90,6 +90,7 @@ def audit(
 
       efface audit --features emb.npy --labels labels.parquet --attributes race --target gender --out DIR
     """
+    target = target or None
     given: dict[str, Any] = {
         "--weights": weights, "--at": at, "--data": data, "--features-column": features_column, "--labels": labels,
         "--target": target, "--attributes": attributes, "--original": original, "--out": out, "--name": name,
@@ -106,7 +107,7 @@ def audit(
         assert source is not None
         result = _audit_foreign(kind, source, given, settings, sets, quiet)
     console.print(result.audit.summary(), highlight=False, markup=False)
-    console.print(f"Report: {result.report}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {result.report}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _check(sources: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -154,7 +155,7 @@ def _settings(
 
 
 def _audit_run(run: Path, settings: dict[str, Any], sets: list[str], quiet: bool) -> Any:
-    from efface.config import override
+    from efface.config import AuditConfig, override
     from efface.experiments import audit_again
     from efface.experiments.foreign import refuse_audit_folder
 
@@ -162,7 +163,14 @@ def _audit_run(run: Path, settings: dict[str, Any], sets: list[str], quiet: bool
     more = override({}, sets)
     if wrong := sorted(set(more) - {"audit"}):
         raise ConfigError(expected("--set", "a setting of audit: a run's other settings are made", wrong[0]))
-    settings |= more.get("audit", {})
+    changed = more.get("audit", {})
+    if not isinstance(changed, dict):
+        raise ConfigError(expected("audit", "a section: --set audit.NAME=VALUE", changed))
+    problems = Problems(ConfigError)
+    for setting in changed.keys() - AuditConfig.model_fields.keys():
+        problems.add(f"Unknown setting `audit.{setting}`. {did_you_mean(setting, AuditConfig.model_fields)}")
+    problems.raise_if_any()
+    settings |= changed
     return audit_again(run, split=settings.pop("split", None), progress=not quiet, **settings)
 
 

@@ -70,7 +70,7 @@ def bench(
     result = run_bench(name, settings, (lambda _: None) if quiet else lambda text: errors.print(text, highlight=False))
     page = write_result(result, out)
     console.print(page.read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Result: {out}, {page}", highlight=False, soft_wrap=True)
+    console.print(f"Result: {out}, {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _writable(out: Path) -> Path:

@@ -65,4 +65,6 @@ def compare(
         errors.print("Interrupted. What is finished is kept; go on with the same command and --resume.")
         raise typer.Exit(130) from None
     console.print(board.to_markdown(), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Leaderboard: {folder / 'leaderboard.json'}", highlight=False, soft_wrap=True)
+    console.print(f"Leaderboard: {folder / 'leaderboard.json'}", highlight=False, markup=False, soft_wrap=True)
+    if not board.rows:
+        raise typer.Exit(1)

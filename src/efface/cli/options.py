@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -23,6 +24,8 @@ def overrides(data: str | None, settings: Sequence[str] | None) -> list[str]:
 
     Example:
         >>> overrides("faces", ["seed=1"])
-        ["data.source='faces'", 'data.options={}', 'seed=1']
+        ['data.source="faces"', 'data.options={}', 'seed=1']
     """
-    return [*([f"data.source={data!r}", "data.options={}"] if data is not None else []), *(settings or [])]
+    # A JSON string is a YAML string, whatever is in it.
+    source = [f"data.source={json.dumps(data, ensure_ascii=False)}", "data.options={}"] if data is not None else []
+    return [*source, *(settings or [])]

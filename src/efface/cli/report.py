@@ -46,4 +46,4 @@ def report(
         page = render_report(runs[0], out)
     else:
         page = render_comparison(runs, out or Path("comparison.html"))
-    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)

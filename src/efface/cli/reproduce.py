@@ -58,4 +58,4 @@ def reproduce(
         raise typer.Exit(130) from None
     for path in written:
         if path.suffix in (".html", ".md"):
-            console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+            console.print(f"Written: {path}", highlight=False, markup=False, soft_wrap=True)

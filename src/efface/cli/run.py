@@ -55,4 +55,4 @@ def run(
         errors.print("Interrupted. The last checkpoint is intact; go on with the same command and --resume.")
         raise typer.Exit(130) from None
     console.print(result.audit.summary(), highlight=False, markup=False)
-    console.print(f"Report: {result.report}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {result.report}", highlight=False, markup=False, soft_wrap=True)

@@ -55,4 +55,4 @@ def sweep(
         raise typer.Exit(130) from None
     for path in written:
         if path.suffix in (".html", ".md", ".yaml"):
-            console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+            console.print(f"Written: {path}", highlight=False, markup=False, soft_wrap=True)

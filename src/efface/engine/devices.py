@@ -12,6 +12,7 @@ from torch import nn
 
 from efface.config import EngineConfig
 from efface.engine.threads import choose_threads
+from efface.errors import ConfigError
 
 
 def has_fast_bfloat16() -> bool:
@@ -42,6 +43,16 @@ def make_fabric(config: EngineConfig, blocks: int = 1) -> Fabric:
     # Fabric announces its precision at every start; environment and configuration say it once.
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     torch.set_num_threads(choose_threads(config.threads, _processes_here(config, blocks)))
+    try:
+        return _launched(config)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"Cannot compute as `engine.device={config.device}`, `engine.devices={config.devices}`: {reason}"
+        ) from None
+
+
+def _launched(config: EngineConfig) -> Fabric:
     common = {"accelerator": config.device, "precision": resolve_precision(config.precision)}
     if config.schedule == "local_parallel":
         fabric = Fabric(devices=_own_device(config), **common)  # type: ignore[arg-type]

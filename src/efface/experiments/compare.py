@@ -20,7 +20,7 @@ from efface.experiments.cells import ORIGINAL, Cell, train_apart
 from efface.experiments.environment import describe
 from efface.experiments.folder import RunFolder
 from efface.experiments.leaderboard import Leaderboard, row_of
-from efface.experiments.runner import fresh_model, preflight
+from efface.experiments.runner import fresh_model, preflight, refuse_auto
 from efface.methods import METHODS, find_method, released_data, restore
 from efface.models import split
 
@@ -204,6 +204,7 @@ def compare(
     chosen = chosen_methods(methods)
     if seeds < 1:
         raise ConfigError(expected("--seeds", "at least 1", seeds))
+    refuse_auto(config, "efface compare")
     config = with_suite(config, suite)
     folder = RunFolder(Path(out)) if out is not None else RunFolder(ROOT / config.name)
     own = tuple(text for text in overrides if text.startswith("method."))

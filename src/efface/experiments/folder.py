@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,15 @@ from efface.config import Config
 from efface.errors import CheckpointError, ConfigError, expected
 
 OWN = ("config.yaml", "environment.json", "metrics.jsonl", "audit.json", "report.html", "README.md")
+
+
+def _refuse_others(saved: Path) -> None:
+    """Raise ConfigError for a config.yaml that is somebody else's: never offer to overwrite it."""
+    try:
+        Config.from_yaml(saved)
+    except ConfigError:
+        where = str(saved.parent)
+        raise ConfigError(f"{where!r} holds a config.yaml of something else. Name another folder with --out.") from None
 
 
 class RunFolder:
@@ -45,6 +55,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise ConfigError(expected("--out", "a folder", str(path)))
         if saved.exists():
+            _refuse_others(saved)
             if not (resume or overwrite):
                 raise ConfigError(
                     f"{str(path)!r} already holds a run. Go on with --resume, replace it with --overwrite, "
@@ -61,10 +72,23 @@ class RunFolder:
     def begin(self, config: Config, resume: bool, overwrite: bool) -> None:
         """Check the folder, make it ready and write config.yaml."""
         self.check(config, resume, overwrite)
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.make()
         if overwrite and not resume:
             self._clear()
         (self.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+
+    def make(self) -> None:
+        """Make the folder, and see that it can be written.
+
+        Raises:
+            ConfigError: It can't.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise ConfigError(f"Cannot write {str(self.path)!r}: {error}. Name another folder with --out.") from None
 
     def _clear(self) -> None:
         names = (*OWN, "reconstructions.npz", "original.safetensors", "model.safetensors")

@@ -58,7 +58,7 @@ class Output:
         """
         self.check()
         folder = RunFolder(self.folder) if self.folder else RunFolder.default(name, False, Path("audits"))
-        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.make()
         return folder
 
     def check(self) -> None:
@@ -74,6 +74,9 @@ class Output:
             raise ConfigError(expected("--out", "a folder", str(path)))
         if (path / "model.safetensors").exists():
             raise ConfigError(f"{str(path)!r} holds a run. Name another folder with --out.")
+        there = {one.name for one in path.iterdir()} if path.is_dir() else set()
+        if "audit.json" not in there and there - {"features"}:  # which a killed audit leaves
+            raise ConfigError(f"{str(path)!r} is not empty and holds no audit. Name another folder with --out.")
         if (path / "audit.json").exists() and not self.overwrite:
             raise ConfigError(
                 f"{str(path)!r} already holds an audit. Replace it with --overwrite, or name another folder."
@@ -195,18 +198,23 @@ def audit_arrays(arrays: Mapping[str, Any], config: Config, output: Output | Non
     output = output or Output()
     trial = Trial()
     trial.run(output.check)
+    # Before hours are spent; where something is wrong already, the rest is only tried.
+    folder = None if trial.errors else trial.run(lambda: output.open(config.name))
     begun = time.perf_counter()
     found = trial.run(
         lambda: audit_embeddings(
             **arrays, config=config.audit, seed=config.seed, progress=output.progress, name=config.name
         )
     )
+    if found is None and folder is not None and not any(folder.path.iterdir()):
+        folder.path.rmdir()
     trial.raise_if_any()
     assert found is not None
+    assert folder is not None
     read_s = round(time.perf_counter() - begun - found.phases["audit_s"], 3)
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in arrays.items()}
     kept = {"name": config.name, "seed": config.seed, **plain, "audit": config.audit.model_dump(mode="json")}
-    return _write(found, output.open(config.name), {"read_s": max(read_s, 0.0)}, kept, config.seed)
+    return _write(found, folder, {"read_s": max(read_s, 0.0)}, kept, config.seed)
 
 
 def refuse_audit_folder(path: Path) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import nn
 
 from efface.audit import AuditResult, audit
 from efface.audit.audit import build_suite
+from efface.audit.features import check_layers
 from efface.config import Config
 from efface.data.dataset import AttributeDataset
 from efface.data.load import load
@@ -26,6 +28,7 @@ from efface.errors import CheckpointError, ConfigError, Problems, expected
 from efface.experiments.environment import describe, peak_rss_mb
 from efface.experiments.folder import RunFolder
 from efface.methods import UnlearnedModel, find_method, released_data, restore
+from efface.methods.layers import check_outputs
 from efface.models import build, split
 from efface.models.measure import auto_goal
 from efface.report import render_report, write_model_card
@@ -102,7 +105,7 @@ def run(
     folder.begin(config, resume, overwrite)
     folder.write_json("environment.json", describe(config.seed))
     for remark in data.warnings:
-        console.print(f"[yellow]Data:[/] {remark}", highlight=False)
+        console.print(f"[yellow]Data:[/] {escape(remark)}", highlight=False)
     job = Job(
         folder=folder.path,
         fingerprint=config.fingerprint(),
@@ -141,10 +144,21 @@ def preflight(config: Config, read: Callable[[], AttributeDataset]) -> Attribute
     with problems.noted():
         if data is not None and auto_goal(config.model.at) is None:
             channels, height, width = data.image_shape
-            split(fresh_model(config, data, "original"), _cuts(config), torch.zeros(2, channels, height, width))
+            model = fresh_model(config, data, "original")
+            split(model, _cuts(config), torch.zeros(2, channels, height, width))
+            check_outputs(model, data)
+            if isinstance(config.audit.layers, tuple) and config.audit.layers:
+                check_layers(model, config.audit.layers)
     problems.raise_if_any()
     assert data is not None
     return data
+
+
+def refuse_auto(config: Config, command: str) -> None:
+    """Raise ConfigError where the cut is to be measured: several trainings need one and the same."""
+    if auto_goal(config.model.at) is not None:
+        hint = f"Find it with `efface ls layers {config.model.name} --measure`."
+        raise ConfigError(expected("model.at", f"a named layer for {command}", config.model.at, hint))
 
 
 def fresh_model(config: Config, data: AttributeDataset, role: str) -> nn.Module:
@@ -155,7 +169,8 @@ def fresh_model(config: Config, data: AttributeDataset, role: str) -> nn.Module:
         data.target.n_classes,
         data.image_shape[1],
         stem=config.model.stem,
-        weights=config.model.weights,
+        # Users' weights are the original's; the other model gets them from it, unless it is to start from scratch.
+        weights=config.model.weights if role == "original" else None,
         **config.model.options,
     )
 

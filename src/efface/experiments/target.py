@@ -28,7 +28,7 @@ from efface.errors import AuditError, ConfigError, Problems, expected
 from efface.experiments.cells import ORIGINAL, Cell, train_apart
 from efface.experiments.environment import describe
 from efface.experiments.folder import RunFolder
-from efface.experiments.runner import RunResult, fresh_model, preflight, run
+from efface.experiments.runner import RunResult, fresh_model, preflight, refuse_auto, run
 from efface.methods import restore
 from efface.models import split
 from efface.report.pareto import Point, save_pareto
@@ -227,9 +227,15 @@ def run_to_target(
     """
     console = console or Console(quiet=True)
     check(config, target)
+    refuse_auto(config, "--target-leakage")
     folder = RunFolder(Path(out)) if out is not None else RunFolder.default(config.name, resume)
     own = RunFolder(folder.path / "search")
     (own if resume else folder).check(config, resume, overwrite)
+    if resume and not own.path.exists() and folder.path.exists() and any(folder.path.iterdir()):
+        raise ConfigError(
+            f"{str(folder.path)!r} holds no search to go on with. Name another folder with --out, or replace what is "
+            "there with --overwrite instead of --resume."
+        )
     data = preflight(config, lambda: load(config.data, config.seed, progress))
     if not resume:
         shutil.rmtree(own.path, ignore_errors=True)

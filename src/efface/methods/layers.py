@@ -12,10 +12,12 @@ from efface.config import EngineConfig
 from efface.data.batches import Batch, Batches
 from efface.data.dataset import AttributeDataset
 from efface.engine import History, Job, Part, fit
+from efface.errors import ConfigError, expected
 from efface.heads.mounting import mount_checked
 from efface.heads.release import Release
 from efface.methods.evaluation import fidelity_of
 from efface.models import SplitModel, split
+from efface.models.state import evaluating
 from efface.objectives import ClassifierObjective
 from efface.shapes import Features, Images
 
@@ -23,6 +25,22 @@ from efface.shapes import Features, Images
 def example_batch(data: AttributeDataset) -> Batch:
     """Return two training images, on the CPU."""
     return next(iter(Batches(data, "train", 2, torch.device("cpu"), augment=None).sequential()))
+
+
+def check_outputs(model: nn.Module, data: AttributeDataset) -> None:
+    """Raise ConfigError unless the model answers with one logit per class of the target."""
+    images = example_batch(data).images
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
+    with evaluating(model):
+        try:
+            logits = model(images.to(device))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"The model can't read images {list(images.shape)} ({images.dtype}): {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != data.target.n_classes:
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        wanted = f"a model with one output for each of the {data.target.n_classes} classes of {data.target.name}"
+        raise ConfigError(expected("model", wanted, got, "A binary task needs two logits, not one."))
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from efface.methods.base import Method, Registry, UnlearnedModel
 from efface.methods.detachment import Detachment
 from efface.methods.hsic import Hsic
 from efface.methods.inlp import Inlp
+from efface.methods.layers import check_outputs
 from efface.methods.leace import DetachmentLeace, Leace
 from efface.methods.learning_not_to_learn import LearningNotToLearn
 from efface.methods.masked_retrain import MaskedRetrain
@@ -108,6 +109,7 @@ def unlearn(
         advice = "Name what the first run chose: `UnlearnedModel.at`."
         raise ConfigError(expected("at", "named layers when a training resumes", at, advice))
     cuts = settle_cut(model, at, data, engine)
+    check_outputs(model, data)
     job = Job(
         folder=Path(folder) if folder is not None else None,
         fingerprint=_fingerprint(config, engine, at if auto_goal(at) is None else cuts, data, seed),

@@ -135,7 +135,14 @@ def verify(parts: SplitModel, example: Tensor) -> None:
     with evaluating(parts.model):
         modes = [block.training for block in parts.blocks]
         try:
-            whole, chained = parts.model(example), parts.eval()(example)
+            try:
+                whole = parts.model(example)
+            except RuntimeError as error:  # another size, number of channels, or type than the model was made for
+                reason = str(error).strip().splitlines()[0]
+                raise CutError(
+                    f"the model can't read images {list(example.shape)} ({example.dtype}): {reason}"
+                ) from error
+            chained = parts.eval()(example)
         finally:
             for block, training in zip(parts.blocks, modes, strict=True):
                 block.train(training)

@@ -118,7 +118,10 @@ class RidgeHead(nn.Module):
         # Young averages are shrunk towards 0 by the decay: undo it.
         scale = 1 / self.get_buffer("seen")
         diagonal = self.ridge * torch.eye(len(moments), device=moments.device)
-        factor = torch.linalg.cholesky((moments * scale + diagonal).double())
+        factor, failed = torch.linalg.cholesky_ex((moments * scale + diagonal).double())
+        if failed:  # moments that are not finite: the loss isn't either, and the ledger says so
+            self.register_buffer("weights", torch.full_like(crossed, torch.nan))
+            return
         # A new tensor, not in place: the backward pass of this batch still needs the old one.
         self.register_buffer("weights", torch.cholesky_solve((crossed * scale).double(), factor).float())
 

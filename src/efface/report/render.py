@@ -19,7 +19,7 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
-from efface.errors import CheckpointError
+from efface.errors import CheckpointError, ConfigError
 from efface.report import beyond, view, words
 from efface.report.blocks import Section
 from efface.report.folder import Run, check_audit, check_reconstructions, read_run, usable_metrics
@@ -112,9 +112,16 @@ def slug(name: str, index: int) -> str:
 
 
 def save_page(text: str, out: Path) -> Path:
-    """Write a page and return its path."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    """Write a page and return its path.
+
+    Raises:
+        ConfigError: It can't be written there.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"Cannot write {str(out)!r}: {error.strerror}. Name another file with --out.") from None
     return out
 
 

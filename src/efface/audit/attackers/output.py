@@ -45,7 +45,8 @@ class OutputAttacker(Attacker):
         """
         shares = class_shares(train.labels, train.classes)
         rules: list[Rule] = [Counts.of(train, shares)]
-        rules += [Regression.of(train, shares, strength, budget.seed) for strength in self.strengths]
+        if len(train.labels.unique()) > 1:  # a part of the people (controls) may hold one class of a rare attribute
+            rules += [Regression.of(train, shares, strength, budget.seed) for strength in self.strengths]
         scores = [score(rule(answers(validation)), validation.labels) for rule in rules]
         place = max(range(len(rules)), key=lambda number: scores[number])
         budget.tick()

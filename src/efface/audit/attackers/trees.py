@@ -122,5 +122,6 @@ class FittedTrees(FittedAttacker):
     def _spread(self, shares: np.ndarray) -> Logits:
         """Give classes that nobody in training had the little that is due to them."""
         spread = np.tile(1e-3 * self.shares, (len(shares), 1))
-        spread[:, self.present] += shares
+        # Boosting that saw one class answers with two columns.
+        spread[:, self.present] += shares if len(self.present) > 1 else 1.0
         return log_shares(spread / spread.sum(1, keepdims=True))

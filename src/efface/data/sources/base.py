@@ -86,8 +86,8 @@ def split_from_column(table: pa.Table, names: Mapping[str, tuple[str, ...]]) -> 
 
     Values may be words (``train``, ``val``, …) or 0, 1, 2 as in CelebA's partition file.
     """
-    for column in ("split", "partition"):
-        if column not in table.column_names:
+    for column in sorted(table.column_names, key=lambda name: name.strip().lower() != "split"):
+        if column.strip().lower() not in ("split", "partition"):
             continue
         words = dict(enumerate(names.get(column, SPLITS)))
         values = table.column(column).to_pylist()

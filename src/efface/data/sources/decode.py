@@ -29,7 +29,7 @@ def decode(encoded: bytes | Path, size: int, keep: bool = False, name: str = "an
         Exception: Whatever Pillow raises on a file it can't read.
     """
     with _open(encoded) as opened:
-        image = _as_rgb(opened)
+        image = _as_rgb(opened, name)
     w, h = image.size
     if keep:
         require_square(w, h, size, name)
@@ -60,13 +60,16 @@ def _open(encoded: bytes | Path) -> Image.Image:
     return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image, name: str) -> Image.Image:
     """Load, turn as EXIF says, and convert to RGB."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips 16 bits to 8 instead of scaling.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        # Of 32 bits nobody knows what white is; Pillow's own conversion clips at 255.
+        raise DataError(f"{name} has 32-bit pixels (mode {image.mode}): convert the images to 8 or 16 bits.")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     # RGB images come back as loaded copies, so that the file can be closed.

@@ -75,7 +75,7 @@ def metadata_folder(path: Path) -> FolderSource:
         folder = metadata.parent
         inside = split_of(folder.name) if folder != path else NO_SPLIT
         found = [split_of(*Path(name).parts[:1]) if len(Path(name).parts) > 1 else NO_SPLIT for name in names]
-        named_by_column = bool({"split", "partition"} & set(table.column_names))
+        named_by_column = bool({"split", "partition"} & {name.strip().lower() for name in table.column_names})
         splits += [inside if folder != path or named_by_column else each for each in found]
         files += [folder / name for name in names]
         tables.append(table)
@@ -141,7 +141,8 @@ def read_csv(content: bytes, path: Path, texts: tuple[str, ...] = ()) -> pa.Tabl
     """
     options = csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()), strings_can_be_null=True)
     try:
-        table = csv.read_csv(io.BytesIO(content), convert_options=options)
+        parsing = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
+        table = csv.read_csv(io.BytesIO(content), parse_options=parsing, convert_options=options)
     except pa.ArrowInvalid as error:
         raise DataError(f"Cannot read {path.name}: {error}.") from None
     if not table.num_rows:

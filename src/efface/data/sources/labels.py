@@ -73,6 +73,8 @@ def encode_column(name: str, column: pa.ChunkedArray, names: tuple[str, ...] | N
     if name.lower() in SPLIT_COLUMNS:
         raise NotClassesError("names a split, not classes.")
     if pa.types.is_dictionary(column.type):
+        if isinstance(column.type.value_type, pa.BaseExtensionType):  # such as the intervals of pandas.cut
+            raise NotClassesError(f"holds {column.type.value_type}, not classes: turn it into text (astype(str)).")
         column = column.cast(column.type.value_type)
     if names is not None:
         return _named(column, names)
