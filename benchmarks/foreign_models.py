@@ -147,7 +147,8 @@ def main() -> None:
         notes.append(
             f"- {name}: {found['created'][:10]}, {trained['epochs']} epochs in {trained['train_s']:.0f} s, accuracy "
             f"{trained['validation_accuracy']:.3f} on validation; n = {found['fidelity']['n']} test people; the audit "
-            f"took {found['phases']['audit_s']:.0f} s; seed {found['seed']}, {environment['hardware']['cpu']}, torch "
+            f"({', '.join(found['suite']['attackers'])}) took {found['phases']['audit_s']:.0f} s beside other work; "
+            f"seed {found['seed']}, {environment['hardware']['cpu']}, torch "
             f"{environment['torch']}, timm {timm.__version__}"
         )
     text = "# Models that were not made by efface\n\nTrained on UTKFace gender by a plain PyTorch loop "
