@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 from torch.nn import functional as F
 
 from conftest import Net
@@ -14,8 +15,10 @@ from efface.config import EngineConfig, EraserConfig, MethodConfig
 from efface.data.batches import Batches
 from efface.data.schema import Column
 from efface.data.toyfaces import load_toyfaces
+from efface.heads import build_head
 from efface.heads.reversal import reverse_gradient
 from efface.methods import METHODS, unlearn
+from efface.methods.attention import AttributeClassifier, attention
 from efface.methods.detachment import attribute_priors
 from efface.methods.leace import Leace
 from efface.methods.posthoc import Stream
@@ -227,3 +230,16 @@ def test_settings_named_in_cards_exist():
                     assert set(named) <= nested, (card.name, line)
                 elif card.stem in METHODS.names() and card.stem != "detachment":
                     assert set(named) <= fields, (card.name, line)
+
+
+def test_attention_is_to_what_tells_classes_apart():
+    """What is added to the logits of all classes changes no guess, and no attention."""
+    torch.manual_seed(0)
+    images = torch.rand(6, 3, 16, 16)
+    classifier = AttributeClassifier(nn.Conv2d(3, 8, 3, 2), build_head("conv", (8, 7, 7), 3, 8, 1)).eval()
+    before = attention(classifier, images)
+    with torch.no_grad():
+        classifier.head.classify.weight += torch.randn(1, classifier.head.classify.in_features)
+    after = attention(classifier, images)
+    assert before.amax((1, 2)).gt(0).float().mean() > 0.5
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)

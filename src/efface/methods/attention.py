@@ -53,7 +53,9 @@ class _Maps(nn.Module):
 def attention(classifier: AttributeClassifier, images: Images) -> Float[Tensor, "B H W"]:
     """Return Grad-CAM of the class that the classifier guesses, as a share of each image's highest value, 0 to 1.
 
-    The guess, not the label: a mask that was chosen by the label would write the label into the image.
+    The guess, not the label: a mask that was chosen by the label would write the label into the image. Its logit above
+    the mean of all logits, not the logit alone: only differences tell classes apart, and where all logits fall together
+    Grad-CAM of one alone is empty, so that nothing would be masked.
 
     Args:
         classifier: In evaluation mode.
@@ -63,9 +65,15 @@ def attention(classifier: AttributeClassifier, images: Images) -> Float[Tensor, 
 
     with torch.no_grad():
         guess = classifier(images).argmax(1)
-    found = LayerGradCam(classifier, classifier.maps).attribute(images, guess, relu_attributions=True)
+    found = LayerGradCam(lambda given: _above_the_mean(classifier(given)), classifier.maps).attribute(
+        images, guess, relu_attributions=True
+    )
     resized = LayerAttribution.interpolate(found, tuple(images.shape[2:]), "bilinear")[:, 0].detach()
     return resized / resized.amax((1, 2), keepdim=True).clamp_min(1e-12)
+
+
+def _above_the_mean(logits: Logits) -> Logits:
+    return logits - logits.mean(1, keepdim=True)
 
 
 def key_areas(
