@@ -54,8 +54,9 @@ def attention(classifier: AttributeClassifier, images: Images) -> Float[Tensor, 
     """Return Grad-CAM of the class that the classifier guesses, as a share of each image's highest value, 0 to 1.
 
     The guess, not the label: a mask that was chosen by the label would write the label into the image. Its logit above
-    the mean of all logits, not the logit alone: only differences tell classes apart, and where all logits fall together
-    Grad-CAM of one alone is empty, so that nothing would be masked.
+    the mean of all logits, not the logit alone: only differences tell classes apart. Where nothing in an image speaks
+    for its class (a face may be guessed female for want of what speaks for male), Grad-CAM is empty and nothing would
+    be masked: there, what speaks against the class is looked at.
 
     Args:
         classifier: In evaluation mode.
@@ -65,9 +66,9 @@ def attention(classifier: AttributeClassifier, images: Images) -> Float[Tensor, 
 
     with torch.no_grad():
         guess = classifier(images).argmax(1)
-    found = LayerGradCam(lambda given: _above_the_mean(classifier(given)), classifier.maps).attribute(
-        images, guess, relu_attributions=True
-    )
+    found = LayerGradCam(lambda given: _above_the_mean(classifier(given)), classifier.maps).attribute(images, guess)
+    speaks_for = found.clamp_min(0)
+    found = torch.where(speaks_for.amax((1, 2, 3), keepdim=True) > 0, speaks_for, -found)
     resized = LayerAttribution.interpolate(found, tuple(images.shape[2:]), "bilinear")[:, 0].detach()
     return resized / resized.amax((1, 2), keepdim=True).clamp_min(1e-12)
 
