@@ -21,7 +21,7 @@ def test_all_problems_are_told_at_once():
     text = str(caught.value)
     assert "4 problems" in text
     assert "Unknown setting `engine.epoch`. Did you mean 'epochs'?" in text
-    assert "`engine.batch_size`: input should be greater than 0, but got 0." in text
+    assert "`engine.batch_size`: input should be greater than or equal to 2, but got 0." in text
     assert "`method.variant`: input should be 'conditional' or 'paper', but got 'both'." in text
     assert "Unknown setting `sead`. Did you mean 'seed'?" in text
 
