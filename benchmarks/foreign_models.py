@@ -92,7 +92,7 @@ def audit(name: str, weights: Path, data: Path, attributes: str, out: Path) -> N
     command += ["--at", ",".join(reversed(layers)), "--data", str(data), "--target", "gender"]
     command += ["--attributes", attributes, "--suite", "standard", "--out", str(out), "--overwrite", "--quiet"]
     if name.startswith("vit"):
-        # The suite's other map readers see tokens as a strip: the one that is made for them joins.
+        # Readers of maps see tokens as a strip: the reader that is made for tokens takes their place. Trees are slow.
         command += ["--attackers", "tokens,mlp,linear,least-squares,knn,output,ensemble"]
     for key, value in options.items():
         command += ["--set", f"model.options.{key}={value}"]
@@ -147,7 +147,7 @@ def main() -> None:
         notes.append(
             f"- {name}: {found['created'][:10]}, {trained['epochs']} epochs in {trained['train_s']:.0f} s, accuracy "
             f"{trained['validation_accuracy']:.3f} on validation; n = {found['fidelity']['n']} test people; the audit "
-            f"({', '.join(found['suite']['attackers'])}) took {found['phases']['audit_s']:.0f} s beside other work; "
+            f"({', '.join(found['suite']['attackers'])}) took {found['phases']['audit_s']:.0f} s; "
             f"seed {found['seed']}, {environment['hardware']['cpu']}, torch "
             f"{environment['torch']}, timm {timm.__version__}"
         )

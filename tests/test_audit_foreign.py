@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from efface.audit.threat import UNKNOWN
-from efface.errors import ConfigError, DataError, EffaceError
-from efface.experiments.foreign import Output, Trial, audit_arrays, audit_model, model_config, refuse_audit_folder
+from efface.errors import ConfigError, DataError, EffaceError, Problems
+from efface.experiments.foreign import Output, audit_arrays, audit_model, model_config, refuse_audit_folder
 from efface.report.schema import load_schema
 
 SETTINGS = [
@@ -152,14 +152,14 @@ def test_a_single_problem_keeps_its_kind():
     def fail():
         raise DataError("Nothing there.")
 
-    trial = Trial()
-    assert trial.run(fail) is None
-    assert trial.run(lambda: 3) == 3
+    problems = Problems(ConfigError)
+    assert problems.attempt(fail) is None
+    assert problems.attempt(lambda: 3) == 3
     with pytest.raises(DataError, match=r"^Nothing there\.$"):
-        trial.raise_if_any()
-    trial.run(fail)
+        problems.raise_if_any()
+    problems.attempt(fail)
     with pytest.raises(EffaceError, match="2 problems"):
-        trial.raise_if_any()
+        problems.raise_if_any()
 
 
 def test_other_peoples_files_are_never_overwritten(tmp_path):

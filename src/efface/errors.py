@@ -5,9 +5,11 @@ The template: *Expected `argument` to be …, but got …. Valid …: …. Try �
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class EffaceError(Exception):
@@ -93,14 +95,14 @@ class Problems:
         """Note one problem."""
         self.messages.append(message)
 
-    @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Note the problems of an error that is raised inside, and go on behind the block."""
+    def attempt(self, step: Callable[[], T]) -> T | None:
+        """Return what a step returns; None, and its problems noted, where it fails."""
         try:
-            yield
+            return step()
         except EffaceError as error:
             self.messages += error.problems or [str(error)]
             self._caught.add(type(error))
+            return None
 
     def raise_if_any(self) -> None:
         """Raise the collected problems as one error, numbered if there are several.

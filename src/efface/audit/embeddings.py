@@ -18,12 +18,13 @@ from efface.audit.result import AuditResult
 from efface.audit.store import FeatureArray, stored_from_arrays
 from efface.audit.subject import Subject, without_target
 from efface.audit.threat import UNKNOWN, Threat
-from efface.config import AuditConfig
+from efface.config import AuditConfig, EngineConfig
 from efface.data.schema import MISSING, SPLITS, Column
 from efface.data.sources.base import NO_SPLIT, RawLabels, resolve_split, split_from_column, split_of
 from efface.data.sources.labels import encode_labels
 from efface.data.sources.splits import make_splits
-from efface.errors import DataError, EffaceError, Problems, did_you_mean, expected
+from efface.engine.devices import device_for
+from efface.errors import DataError, Problems, did_you_mean, expected
 
 OtherArray: TypeAlias = Float[np.ndarray, "n *E"]
 """Features of the same n people, of another shape maybe."""
@@ -113,7 +114,7 @@ def audit_embeddings(
     subject = make_subject(found, names, target, config.split).with_probed_answers(seed)
     threat = Threat(LAYER, view="embeddings", trained_on=UNKNOWN)
     with bars(progress) as shown:
-        job = replace(job, shown=shown)
+        job = replace(job, shown=shown, device=device_for(EngineConfig()))
         classes, people = [column.n_classes for column in subject.attributes], len(found.splits["train"])
         outputs = 0 if subject.target is None else subject.target.n_classes
         job = job.announce([subject.model.shape], people, classes, len(subject.sets), outputs)
@@ -124,7 +125,7 @@ def load_embeddings(
     features: Any,
     labels: Any,
     attributes: Sequence[str],
-    target: str | None,
+    target: str | None = None,
     original: Any = None,
     column: str | None = None,
     splits: Any = None,
@@ -136,10 +137,10 @@ def load_embeddings(
         DataError: All problems at once.
     """
     problems = Problems(DataError)
-    values, table = _try(problems, lambda: read_features(features, column)) or (None, None)
-    before = None if original is None else (_try(problems, lambda: read_features(original, column)) or (None,))[0]
+    values, table = problems.attempt(lambda: read_features(features, column)) or (None, None)
+    before = None if original is None else (problems.attempt(lambda: read_features(original, column)) or (None,))[0]
     if labels is not None:
-        beside, table = table, _try(problems, lambda: read_table(labels))
+        beside, table = table, problems.attempt(lambda: read_table(labels))
         table = _with_split(table, beside)
     elif values is not None and table is None:
         problems.add(expected("labels", "a table with a row per embedding", None))
@@ -200,15 +201,6 @@ def describe_model(found: Embeddings) -> dict[str, Any]:
     """Return the model section of audit.json."""
     shape = list(found.values.shape[1:])
     return {"name": None, "at": LAYER, "parameters": None, "feature_shape": shape, "auxiliary": None}
-
-
-def _try(problems: Problems, read: Any) -> Any:
-    """What a reader returns; None, and its problem noted, where it can't."""
-    try:
-        return read()
-    except EffaceError as error:
-        problems.add(str(error))
-        return None
 
 
 def _encoded(

@@ -29,6 +29,7 @@ from efface.data.dataset import AttributeDataset
 from efface.data.schema import SPLITS
 from efface.errors import AuditError, CutError, expected
 from efface.models.split import split
+from efface.models.state import reading
 
 LAYOUT = "3"
 PRECISIONS = ("auto", "bf16-mixed", "32-true")
@@ -277,11 +278,8 @@ def forward(
         _tapped(model, layers) as released,
         torch.autocast(images.device.type, torch.bfloat16, precision == "bf16-mixed"),
     ):
-        try:
+        with reading(images):
             outputs = model(images)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CutError(f"The model can't read images {list(images.shape)} ({images.dtype}): {reason}") from error
         logits = getattr(outputs, "logits", outputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"

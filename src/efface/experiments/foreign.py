@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from rich.console import Console
 from torch import nn
 
 from efface.audit import AuditResult, audit, audit_embeddings
+from efface.audit.embeddings import load_embeddings
 from efface.audit.features import check_layers
 from efface.audit.plan import Plan
 from efface.audit.threat import UNKNOWN
 from efface.config import Config, override
 from efface.data.dataset import AttributeDataset
 from efface.data.load import load
+from efface.engine.devices import device_for
 from efface.engine.seeds import seed_everything
-from efface.errors import ConfigError, EffaceError, Problems, expected
+from efface.errors import ConfigError, Problems, expected
 from efface.experiments.environment import describe, peak_rss_mb
 from efface.experiments.folder import RunFolder
 from efface.experiments.runner import RunResult
@@ -31,7 +32,6 @@ from efface.report import render_report
 
 OWN = ("audit.json", "report.html")
 MADE = "The weights are those that the model's constructor makes: none were given."
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,12 @@ def audit_model(config: Config, original: Path | None = None, output: Output | N
     read_s = round(time.perf_counter() - begun, 3)
     folder = output.open(config.name)
     at = [config.model.at] if isinstance(config.model.at, str) else list(config.model.at)
+    device = device_for(config.engine)
     found = audit(
-        models["model"],
+        models["model"].to(device),
         data,
         at,
-        original=models.get("original"),
+        original=models["original"].to(device) if "original" in models else None,
         config=config.audit,
         trained_on=UNKNOWN,
         seed=config.seed,
@@ -142,10 +143,10 @@ def open_model(config: Config, original: Path | None, output: Output) -> tuple[A
     Raises:
         EffaceError: All problems at once.
     """
-    trial = Trial()
-    trial.run(output.check)
-    trial.run(lambda: Plan.of(config.audit))
-    data = trial.run(lambda: load(config.data, config.seed, output.progress))
+    problems = Problems(ConfigError)
+    problems.attempt(output.check)
+    problems.attempt(lambda: Plan.of(config.audit))
+    data = problems.attempt(lambda: load(config.data, config.seed, output.progress))
     files = {"model": config.model.weights, **({"original": original} if original is not None else {})}
     models = {}
     for role, weights in files.items():
@@ -153,16 +154,16 @@ def open_model(config: Config, original: Path | None, output: Output) -> tuple[A
         there = data is not None and weights is not None and weights.is_file()
         if weights is not None and not weights.is_file():
             flag = "--weights" if role == "model" else "--original"
-            trial.run(partial(_no_file, flag, weights))
-        model = trial.run(partial(_build, config, data, weights if there else None))
+            problems.attempt(partial(_no_file, flag, weights))
+        model = problems.attempt(partial(_build, config, data, weights if there else None))
         if model is None:
             break
         models[role] = model
     if "model" in models:
         at = [config.model.at] if isinstance(config.model.at, str) else list(config.model.at)
         wanted = config.audit.layers if isinstance(config.audit.layers, tuple) else ()
-        trial.run(lambda: check_layers(models["model"], [*at, *wanted]))
-    trial.raise_if_any()
+        problems.attempt(lambda: check_layers(models["model"], [*at, *wanted]))
+    problems.raise_if_any()
     assert data is not None
     return data, models
 
@@ -196,21 +197,17 @@ def audit_arrays(arrays: Mapping[str, Any], config: Config, output: Output | Non
         EffaceError: Whatever is wrong with embeddings, labels, attackers or folder.
     """
     output = output or Output()
-    trial = Trial()
-    trial.run(output.check)
-    # Before hours are spent; where something is wrong already, the rest is only tried.
-    folder = None if trial.errors else trial.run(lambda: output.open(config.name))
+    problems = Problems(ConfigError)
+    problems.attempt(output.check)
+    problems.attempt(lambda: Plan.of(config.audit))
+    names = [arrays["attributes"]] if isinstance(arrays["attributes"], str) else arrays["attributes"]
+    problems.attempt(lambda: load_embeddings(**{"labels": None, **arrays, "attributes": names, "seed": config.seed}))
+    problems.raise_if_any()
+    folder = output.open(config.name)
     begun = time.perf_counter()
-    found = trial.run(
-        lambda: audit_embeddings(
-            **arrays, config=config.audit, seed=config.seed, progress=output.progress, name=config.name
-        )
+    found = audit_embeddings(
+        **arrays, config=config.audit, seed=config.seed, progress=output.progress, name=config.name
     )
-    if found is None and folder is not None and not any(folder.path.iterdir()):
-        folder.path.rmdir()
-    trial.raise_if_any()
-    assert found is not None
-    assert folder is not None
     read_s = round(time.perf_counter() - begun - found.phases["audit_s"], 3)
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in arrays.items()}
     kept = {"name": config.name, "seed": config.seed, **plain, "audit": config.audit.model_dump(mode="json")}
@@ -228,32 +225,6 @@ def refuse_audit_folder(path: Path) -> None:
             f"{str(path)!r} holds an audit of something made elsewhere, no run. Make it again with the same --model or "
             "--features and --overwrite; `efface report` renders its page again."
         )
-
-
-class Trial:
-    """Runs steps that may fail, and tells all failures at once."""
-
-    def __init__(self) -> None:
-        self.errors: list[EffaceError] = []
-
-    def run(self, step: Callable[[], T]) -> T | None:
-        """Return what a step returns; None, and its error noted, where it fails."""
-        try:
-            return step()
-        except EffaceError as error:
-            self.errors.append(error)
-            return None
-
-    def raise_if_any(self) -> None:
-        """Raise the only error as it is, or several as one."""
-        if len(self.errors) == 1:
-            raise self.errors[0]
-        problems = Problems(ConfigError)
-        for error in self.errors:
-            for text in re.split(r"^\d+ problems:\n1\. |\n\d+\. ", str(error)):
-                if text:
-                    problems.add(text)
-        problems.raise_if_any()
 
 
 def _write(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from efface.data.dataset import AttributeDataset
 from efface.data.load import load
 from efface.engine import Job
 from efface.engine.cuts import settle_cut
-from efface.engine.devices import under_torchrun
+from efface.engine.devices import device_for, under_torchrun
 from efface.engine.seeds import seed_everything
 from efface.errors import CheckpointError, ConfigError, Problems, expected
 from efface.experiments.environment import describe, peak_rss_mb
@@ -132,26 +133,25 @@ def preflight(config: Config, read: Callable[[], AttributeDataset]) -> Attribute
         EffaceError: All problems at once.
     """
     problems = Problems(ConfigError)
-    data: AttributeDataset | None = None
-    with problems.noted():
-        data = read()
-    with problems.noted():
-        method = find_method(config.method.name)
-        if data is not None:
-            method.check(config.method, data)
-    with problems.noted():
-        build_suite(config.audit.attackers)
-    with problems.noted():
-        if data is not None and auto_goal(config.model.at) is None:
-            channels, height, width = data.image_shape
-            model = fresh_model(config, data, "original")
-            split(model, _cuts(config), torch.zeros(2, channels, height, width))
-            check_outputs(model, data)
-            if isinstance(config.audit.layers, tuple) and config.audit.layers:
-                check_layers(model, config.audit.layers)
+    data = problems.attempt(read)
+    method = problems.attempt(lambda: find_method(config.method.name))
+    if method is not None and data is not None:
+        problems.attempt(partial(method.check, config.method, data))
+    problems.attempt(lambda: build_suite(config.audit.attackers))
+    if data is not None and auto_goal(config.model.at) is None:
+        problems.attempt(partial(_check_model, config, data))
     problems.raise_if_any()
     assert data is not None
     return data
+
+
+def _check_model(config: Config, data: AttributeDataset) -> None:
+    channels, height, width = data.image_shape
+    model = fresh_model(config, data, "original")
+    split(model, _cuts(config), torch.zeros(2, channels, height, width))
+    check_outputs(model, data)
+    if isinstance(config.audit.layers, tuple) and config.audit.layers:
+        check_layers(model, config.audit.layers)
 
 
 def refuse_auto(config: Config, command: str) -> None:
@@ -232,6 +232,7 @@ def audit_again(path: Path, *, split: str | None = None, progress: bool = True, 
             restore(models[name], state)
         except RuntimeError as error:
             raise CheckpointError(f"{name}.safetensors does not fit `{config.model.name}`: {error}") from None
+        models[name].to(device_for(config.engine))
     before = folder.read_json("audit.json")
     old = before.get("phases", {})
     clock.phases |= {name: old[name] for name in ("train_original_s", "train_unlearned_s", "train_s") if name in old}

@@ -17,7 +17,7 @@ from efface.heads.mounting import mount_checked
 from efface.heads.release import Release
 from efface.methods.evaluation import fidelity_of
 from efface.models import SplitModel, split
-from efface.models.state import evaluating
+from efface.models.state import evaluating, reading
 from efface.objectives import ClassifierObjective
 from efface.shapes import Features, Images
 
@@ -31,12 +31,8 @@ def check_outputs(model: nn.Module, data: AttributeDataset) -> None:
     """Raise ConfigError unless the model answers with one logit per class of the target."""
     images = example_batch(data).images
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
-    with evaluating(model):
-        try:
-            logits = model(images.to(device))
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"The model can't read images {list(images.shape)} ({images.dtype}): {reason}") from error
+    with evaluating(model), reading(images):
+        logits = model(images.to(device))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != data.target.n_classes:
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         wanted = f"a model with one output for each of the {data.target.n_classes} classes of {data.target.name}"

@@ -13,7 +13,7 @@ from efface.errors import CutError, did_you_mean, expected
 from efface.models.block import Block
 from efface.models.layers import canonical_names, containing, nearest_first, offered_names
 from efface.models.partition import cut_order, partition
-from efface.models.state import evaluating
+from efface.models.state import evaluating, reading
 from efface.models.trace import outline
 
 
@@ -135,13 +135,8 @@ def verify(parts: SplitModel, example: Tensor) -> None:
     with evaluating(parts.model):
         modes = [block.training for block in parts.blocks]
         try:
-            try:
+            with reading(example):
                 whole = parts.model(example)
-            except RuntimeError as error:  # another size, number of channels, or type than the model was made for
-                reason = str(error).strip().splitlines()[0]
-                raise CutError(
-                    f"the model can't read images {list(example.shape)} ({example.dtype}): {reason}"
-                ) from error
             chained = parts.eval()(example)
         finally:
             for block, training in zip(parts.blocks, modes, strict=True):

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from efface.errors import CutError
+
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
@@ -39,6 +41,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     with undisturbed(model), torch.no_grad():
         model.eval()
         yield
+
+
+@contextmanager
+def reading(images: torch.Tensor) -> Iterator[None]:
+    """Tell clearly where a model can't read these images: of another size, number of channels or type.
+
+    Raises:
+        CutError: With PyTorch's own reason.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CutError(f"The model can't read images {list(images.shape)} ({images.dtype}): {reason}") from error
 
 
 def _cuda_devices(model: nn.Module) -> list[int]:
