@@ -16,6 +16,7 @@ export PYTHONPATH="src${SITE:+:$SITE}${PYTHONPATH:+:$PYTHONPATH}"
 limit=${SECONDS_IN_ALL:-570}
 
 "$python" benchmarks/gpu_needs.py ${CIFAR10:+--run}
+"$python" benchmarks/gpu_check.py "$out/check.json"
 "$python" -m efface bench gpu ${SMOKE:+--smoke} --minutes "${MINUTES:-5}" --out "$out/gpu.json"
 
 [ -n "${CIFAR10:-}" ] || exit 0

@@ -88,15 +88,20 @@ def augmented(
         generator: On the CPU.
         shard: (number, count): these images are one of so many equal parts of the batch that is drawn for.
     """
-    b, c, h, w = images.shape
+    (b, c, h, w), device = images.shape, images.device
     mine = slice(shard[0] * b, (shard[0] + 1) * b)
-    shifts = torch.randint(-shift, shift + 1, (2, b * shard[1], 1), generator=generator)[:, mine]
-    mirrored = (torch.rand((b * shard[1], 1), generator=generator) < (0.5 if flip else 0.0))[mine]
-    ys, xs = _reflected(torch.arange(h) + shifts[0], h), _reflected(torch.arange(w) + shifts[1], w)
+    shifts = sent(torch.randint(-shift, shift + 1, (2, b * shard[1], 1), generator=generator)[:, mine], device)
+    mirrored = sent((torch.rand((b * shard[1], 1), generator=generator) < (0.5 if flip else 0.0))[mine], device)
+    ys = _reflected(torch.arange(h, device=device) + shifts[0], h)
+    xs = _reflected(torch.arange(w, device=device) + shifts[1], w)
     xs = torch.where(mirrored, w - 1 - xs, xs)
-    ys, xs = ys.to(images.device, non_blocking=True), xs.to(images.device, non_blocking=True)
     flat = (ys[:, :, None] * w + xs[:, None, :]).view(b, 1, h * w).expand(b, c, h * w)
     return images.reshape(b, c, h * w).gather(2, flat).view(b, c, h, w)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Return values of the CPU on a device; a GPU fetches them when their turn comes, the host does not wait for it."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
 def normalised(
@@ -212,7 +217,7 @@ class Batches:
         """Make floats and add the labels."""
         images = normalised(pixels, self.dtype, self.memory_format)
         index = torch.from_numpy(rows)
-        labels = {name: values[index].to(self.device, non_blocking=True) for name, values in self._labels.items()}
+        labels = {name: sent(values[index], self.device) for name, values in self._labels.items()}
         return Batch(images, pixels, labels.pop(self.dataset.target.name), labels)
 
 

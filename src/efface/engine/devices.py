@@ -30,6 +30,18 @@ def resolve_precision(precision: str) -> str:
     return "bf16-mixed" if has_fast_bfloat16() else "32-true"
 
 
+def device_for(config: EngineConfig) -> torch.device:
+    """Return where ``engine.device`` computes: with ``auto``, on a GPU where there is one.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    try:
+        return Fabric(accelerator=config.device, devices=_own_device(config)).device
+    except (RuntimeError, ValueError) as error:
+        raise _unusable(config, error) from None
+
+
 def make_fabric(config: EngineConfig, blocks: int = 1) -> Fabric:
     """Return a launched Fabric for this process.
 
@@ -46,10 +58,14 @@ def make_fabric(config: EngineConfig, blocks: int = 1) -> Fabric:
     try:
         return _launched(config)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"Cannot compute as `engine.device={config.device}`, `engine.devices={config.devices}`: {reason}"
-        ) from None
+        raise _unusable(config, error) from None
+
+
+def _unusable(config: EngineConfig, error: Exception) -> ConfigError:
+    reason = str(error).strip().splitlines()[0]
+    return ConfigError(
+        f"Cannot compute as `engine.device={config.device}`, `engine.devices={config.devices}`: {reason}"
+    )
 
 
 def _launched(config: EngineConfig) -> Fabric:

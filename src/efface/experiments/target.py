@@ -24,6 +24,7 @@ from efface.config import Config
 from efface.data.dataset import AttributeDataset
 from efface.data.load import load
 from efface.engine.checkpoints import Checkpoints
+from efface.engine.devices import device_for
 from efface.errors import AuditError, ConfigError, Problems, expected
 from efface.experiments.cells import ORIGINAL, Cell, train_apart
 from efface.experiments.environment import describe
@@ -146,8 +147,9 @@ class Pursuit:
         return trial
 
     def _attacked(self, config: Config, origin: RunFolder, folder: RunFolder, weight: float) -> Trial:
-        model = restore(fresh_model(config, self.data, "model"), folder.weights("model"))
-        original = restore(fresh_model(config, self.data, ORIGINAL), origin.weights(ORIGINAL))
+        device = device_for(config.engine)
+        model = restore(fresh_model(config, self.data, "model"), folder.weights("model")).to(device)
+        original = restore(fresh_model(config, self.data, ORIGINAL), origin.weights(ORIGINAL)).to(device)
         changes: dict[str, Any] = {"suite": "quick", "attackers": None, "beyond": (), "layers": None}
         changes |= {"split": "validation", "reconstruction": False}
         suite = config.audit.model_copy(update=changes)

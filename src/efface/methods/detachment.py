@@ -71,8 +71,9 @@ class Detachment(Method):
             removal.append(heads)
             auxiliary.append(_cost(objective, heads, signal, example))
         parts.append(Part(cut.blocks[-1], ClassifierObjective(engine.label_smoothing)))
+        cost = _shares(auxiliary, model, example)
         history = fit(parts, data, engine, job, detachment_figures(cut.blocks, removal[0], data))
-        return UnlearnedModel(cut.join(), cut.at, self.name, history, _shares(auxiliary, model, example))
+        return UnlearnedModel(cut.join(), cut.at, self.name, history, cost)
 
 
 def former_blocks(blocks: Sequence[nn.Module], config: MethodConfig) -> list[nn.Module]:

@@ -39,8 +39,11 @@ VARIANTS = {
     "local": "engine, local",
     "streams": "engine, local_parallel: a stream per block",
     "graphs": "the streams' work as one CUDA graph, at a fixed rate and weight: no executor of the engine",
+    "compiled": "engine, local, the blocks made by torch.compile: not offered by the engine",
     "local_full": "engine, local, with decoder, target head and removal heads",
 }
+SLOW = ("plain", "compiled")
+"""Variants that are measured last, at one batch size."""
 PLAIN_BATCH = 128
 """The one batch size at which the plain loop is measured, as in the paper."""
 
@@ -64,15 +67,13 @@ class GpuBench:
     notes: list[str] = field(default_factory=list)
     begun: float = field(default_factory=time.perf_counter)
 
-    def measure(self, model: str, batch: int, rounds: int) -> None:
-        """Measure every variant of a network at a batch size; note what is left out, or fails."""
-        if time.perf_counter() - self.begun > 60 * self.minutes:
-            self.notes.append(f"{model}, batch {batch}: left out, the time was up.")
-            return
+    def measure(self, model: str, batch: int, rounds: int, names: Sequence[str]) -> None:
+        """Measure variants of a network at a batch size; note what is left out, or fails."""
         load = replace(self.load.of(model), batch=batch)
-        for name in VARIANTS:
-            if name == "plain" and batch != min(PLAIN_BATCH, self.load.batch):
-                continue
+        for name in names:
+            if time.perf_counter() - self.begun > 60 * self.minutes:
+                self.notes.append(f"{model}, batch {batch}: left out from `{name}` on, the time was up.")
+                break
             try:
                 self.rows.append(self._row(load, name, rounds))
             except (RuntimeError, NotImplementedError) as error:  # memory, or what a device does not offer
@@ -127,7 +128,11 @@ def bench_gpu(
     bench = GpuBench(load, noise(min(rows, EPOCH), load.size), minutes, tell)
     for batch in batches:
         for model in models:
-            bench.measure(model, batch, rounds)
+            bench.measure(model, batch, rounds, [name for name in VARIANTS if name not in SLOW])
+    # These take minutes: a process with readers to start, a network to compile.
+    bench.measure(models[0], max(batches), rounds, ["compiled"])
+    for model in models:
+        bench.measure(model, min(PLAIN_BATCH, max(batches)), 1, ["plain"])
     settings = load.settings() | {"models": "+".join(models), "batch": "+".join(map(str, batches)), "rounds": rounds}
     return {
         "bench": "gpu",
@@ -158,6 +163,8 @@ def steps_of(load: Load, data: AttributeDataset, name: str) -> tuple[Callable[[B
     stages = [Stage(part, fabric, config) for part in parts]
     for stage in stages:
         stage.train()
+        if name == "compiled":
+            stage.block.compile()
     batches = endless(Batches(data, "train", load.batch, fabric.device, augment=(True, 4)))
     if name == "graphs":
         if fabric.device.type == "cuda":
@@ -166,7 +173,7 @@ def steps_of(load: Load, data: AttributeDataset, name: str) -> tuple[Callable[[B
     if name == "streams":
         lanes = [Lane.on(fabric.device) for _ in stages]
         return lambda batch: streamed_step(lanes, fabric, stages, batch, PROGRESS), batches
-    schedule = SCHEDULES["local" if name.startswith("local") else "end_to_end"]
+    schedule = SCHEDULES["local" if name.startswith(("local", "compiled")) else "end_to_end"]
     return lambda batch: schedule(fabric, stages, batch, PROGRESS), batches
 
 
@@ -199,7 +206,7 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
             found[f"epoch_seconds_{model}"] = min(with_auxiliary)
         for (name, batch), row in mine.items():
             base = mine.get(("end_to_end", batch))
-            if base is not None and name in ("local", "streams", "graphs"):
+            if base is not None and name not in ("plain", "tuned", "end_to_end", "local_full"):
                 found[f"{name}_vs_end_to_end_{model}_{batch}"] = base["ms a step"] / row["ms a step"]
     return found
 

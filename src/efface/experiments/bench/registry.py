@@ -113,7 +113,7 @@ BENCHES: Mapping[str, Bench] = {
     ),
     "gpu": Bench(
         "seconds of an epoch on one GPU, by network, batch size and schedule (without a GPU: on the CPU)",
-        Settings(Load(steps=40, skip=10), rounds=2, models=MODELS, batches=(128, 1024, 512, 256, 64)),
+        Settings(Load(steps=20, skip=10), rounds=2, models=MODELS, batches=(1024, 128, 512, 256, 64)),
         Settings(TINY, rounds=1, models=MODELS[:1], batches=(8,)),
         lambda s, tell: bench_gpu(s.load, s.models, s.batches, s.rounds, s.minutes, tell),
         frozenset({"load", "rounds", "models", "batches", "minutes"}),
