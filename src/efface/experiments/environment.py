@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
+import efface
+
 PACKAGES = (
-    "efface",
     "torch",
     "torchvision",
     "timm",
@@ -31,7 +32,7 @@ def describe(seed: int) -> dict[str, object]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {"efface": efface.__version__} | {name: v for name in PACKAGES if (v := _version(name))},
         "hardware": hardware(),
         "command": command(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

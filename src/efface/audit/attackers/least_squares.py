@@ -46,16 +46,19 @@ class LeastSquaresAttacker(Attacker):
         """Solve for every ridge: what hides in small directions shows at the weakest only."""
         people = torch.randperm(len(train), generator=torch.Generator().manual_seed(budget.seed))[:PEOPLE].sort().values
         scale = Scale.of(train, people)
-        within, means = class_moments(train, people, scale)
+        within, means = class_moments(train, people, scale, _in_double(budget.device))
         log_shares = prior(train.labels[people], train.classes).double()
         held_out = torch.cat([scale.read(validation, rows) for rows in torch.arange(len(validation)).split(CHUNK)])
         best, top = None, (-1.0, -math.inf)
+        damped = torch.empty_like(within)
         for place, ridge in enumerate(self.ridges, 1):
-            factor, failed = torch.linalg.cholesky_ex(within + ridge * torch.eye(len(within), dtype=torch.float64))
+            damped.copy_(within).diagonal().add_(ridge)
+            factor, failed = torch.linalg.cholesky_ex(damped)
             if failed:
                 break
-            weight = torch.cholesky_solve(means, factor)
-            bias = log_shares - (means * weight).sum(0) / 2
+            solved = torch.cholesky_solve(means, factor)
+            del factor  # wide features: before the next one is there
+            weight, bias = solved.cpu(), log_shares - ((means * solved).sum(0) / 2).cpu()
             found = score((held_out @ weight + bias).float(), validation.labels)
             if best is None or found > top:
                 best, top = (place, weight, bias), found
@@ -95,21 +98,27 @@ class Scale:
         return (flattened(view.standardised(people)).double() - self.mean) / self.std
 
 
+def _in_double(device: torch.device) -> torch.device:
+    """Return where to compute in float64: Apple's GPUs can't."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def class_moments(
-    train: FeatureView, people: Int[Tensor, " n"], scale: Scale
+    train: FeatureView, people: Int[Tensor, " n"], scale: Scale, device: torch.device
 ) -> tuple[Float64[Tensor, "F F"], Float64[Tensor, "F A"]]:
     """Return the covariance within classes, and the classes' means, summed up in float64.
 
     The mean of all is 0; a class that nobody has is there.
     """
     width, classes = len(scale.mean), train.classes
-    moments, sums = torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, classes, dtype=torch.float64)
+    moments = torch.zeros(width, width, dtype=torch.float64, device=device)
+    sums = torch.zeros(width, classes, dtype=torch.float64, device=device)
     for rows in people.split(CHUNK):
-        inputs = scale.read(train, rows)
-        moments += inputs.T @ inputs
-        sums += inputs.T @ F.one_hot(train.labels[rows], classes).double()
-    means = sums / torch.bincount(train.labels[people], minlength=classes).clamp_min(1)
-    return (moments - sums @ means.T) / len(people), means
+        inputs = scale.read(train, rows).to(device)
+        moments.addmm_(inputs.T, inputs)
+        sums += inputs.T @ F.one_hot(train.labels[rows], classes).double().to(device)
+    means = sums / torch.bincount(train.labels[people], minlength=classes).clamp_min(1).to(device)
+    return moments.addmm_(sums, means.T, alpha=-1).div_(len(people)), means
 
 
 @dataclass
