@@ -17,7 +17,7 @@ limit=${SECONDS_IN_ALL:-570}
 
 "$python" benchmarks/gpu_needs.py ${CIFAR10:+--run}
 "$python" benchmarks/gpu_check.py "$out/check.json"
-"$python" -m efface bench gpu ${SMOKE:+--smoke} --minutes "${MINUTES:-5}" --out "$out/gpu.json"
+"$python" -m efface bench gpu ${SMOKE:+--smoke} --minutes "${MINUTES:-3}" --out "$out/gpu.json"
 
 [ -n "${CIFAR10:-}" ] || exit 0
 work=$(mktemp -d)
@@ -31,9 +31,11 @@ if compgen -G "$CIFAR10/*.part-aa" >/dev/null; then
     cat "${first%aa}"* >"$data/$whole"
   done
 fi
-size=(--set 'model.options={width: 64}' --set data.limit=null)
-[ -z "${SMOKE:-}" ] || size=(--set 'model.options={width: 8}' --set data.limit=400 --set engine.epochs=1
-  --set engine.original_epochs=1 --set 'audit.attackers=[linear]' --set audit.reconstruction=false)
+# All images and the full width; five attackers and no more: one whole run has to end in the time that is left.
+size=(--set 'model.options={width: 64}' --set data.limit=null --set engine.batch_size=512 --set audit.reconstruction=false
+  --set 'audit.attackers=[resnet18, conv, mlp, linear, least-squares]' --set 'audit.beyond=[]')
+[ -z "${SMOKE:-}" ] || size+=(--set 'model.options={width: 8}' --set data.limit=400 --set engine.epochs=1
+  --set engine.original_epochs=1 --set engine.batch_size=64 --set 'audit.attackers=[linear]')
 for method in ${METHODS:-detachment original adversarial masked_retrain}; do
   left=$((limit - SECONDS))
   [ "$left" -gt 30 ] || { echo "$method: left out, the time was up"; continue; }
