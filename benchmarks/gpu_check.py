@@ -31,7 +31,7 @@ def train(device: str, **engine: Any) -> dict[str, Tensor]:
     data = load_toyfaces(n=800, size=32, seed=0, attributes=("glasses",))
     model = build("resnet18", 2, 32, width=16)
     method = MethodConfig(heads=("pooled", "conv"), head_width=16, decoder_width=16)
-    config = EngineConfig(epochs=1, batch_size=32, precision="32-true", device=device, **engine)
+    config = EngineConfig(epochs=1, batch_size=32, precision="32-true", device=device, threads=1, **engine)
     unlearn(model, data, ["layer1", "layer2"], method=method, engine=config, progress=False)
     return {name: value.cpu().clone() for name, value in model.state_dict().items()}
 
