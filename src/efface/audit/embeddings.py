@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int, Int8
 
 from efface.audit.arrays import read_features, read_table
 from efface.audit.attackers import Attacker
-from efface.audit.conclude import conclude, prepare
+from efface.audit.conclude import Job, conclude, prepare
 from efface.audit.features import FeatureSet, row_codes
 from efface.audit.progress import bars
 from efface.audit.result import AuditResult
@@ -111,14 +112,23 @@ def audit_embeddings(
     config = config or AuditConfig(suite="standard")
     job = prepare(config, attackers, seed, name)
     found = load_embeddings(features, labels, names, target, original, column, splits, seed)
-    subject = make_subject(found, names, target, config.split).with_probed_answers(seed)
+    return audit_loaded(job, found, names, target, progress)
+
+
+def audit_loaded(
+    job: Job, found: Embeddings, names: Sequence[str], target: str | None, progress: bool = True
+) -> AuditResult:
+    """Attack embeddings that ``load_embeddings`` has read; see ``audit_embeddings``."""
+    job = replace(job, started=time.perf_counter(), device=device_for(EngineConfig()))
+    subject = make_subject(found, names, target, job.config.split).with_probed_answers(job.seed)
     threat = Threat(LAYER, view="embeddings", trained_on=UNKNOWN)
     with bars(progress) as shown:
-        job = replace(job, shown=shown, device=device_for(EngineConfig()))
+        job = replace(job, shown=shown)
         classes, people = [column.n_classes for column in subject.attributes], len(found.splits["train"])
         outputs = 0 if subject.target is None else subject.target.n_classes
         job = job.announce([subject.model.shape], people, classes, len(subject.sets), outputs)
-        return conclude(job, {LAYER: subject}, describe_data(found, names, target, name), describe_model(found), threat)
+        described = describe_data(found, names, target, job.name)
+        return conclude(job, {LAYER: subject}, described, describe_model(found), threat)
 
 
 def load_embeddings(

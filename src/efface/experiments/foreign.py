@@ -13,8 +13,9 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from efface.audit import AuditResult, audit, audit_embeddings
-from efface.audit.embeddings import load_embeddings
+from efface.audit import AuditResult, audit
+from efface.audit.conclude import prepare
+from efface.audit.embeddings import audit_loaded, load_embeddings
 from efface.audit.features import check_layers
 from efface.audit.plan import Plan
 from efface.audit.threat import UNKNOWN
@@ -199,19 +200,20 @@ def audit_arrays(arrays: Mapping[str, Any], config: Config, output: Output | Non
     output = output or Output()
     problems = Problems(ConfigError)
     problems.attempt(output.check)
-    problems.attempt(lambda: Plan.of(config.audit))
+    job = problems.attempt(lambda: prepare(config.audit, None, config.seed, config.name))
     names = [arrays["attributes"]] if isinstance(arrays["attributes"], str) else arrays["attributes"]
-    problems.attempt(lambda: load_embeddings(**{"labels": None, **arrays, "attributes": names, "seed": config.seed}))
-    problems.raise_if_any()
-    folder = output.open(config.name)
+    given = {"labels": None, **arrays, "attributes": names, "seed": config.seed}
     begun = time.perf_counter()
-    found = audit_embeddings(
-        **arrays, config=config.audit, seed=config.seed, progress=output.progress, name=config.name
-    )
-    read_s = round(time.perf_counter() - begun - found.phases["audit_s"], 3)
+    embeddings = problems.attempt(lambda: load_embeddings(**given))
+    read_s = round(time.perf_counter() - begun, 3)
+    problems.raise_if_any()
+    assert job is not None
+    assert embeddings is not None
+    folder = output.open(config.name)
+    found = audit_loaded(job, embeddings, names, arrays.get("target"), output.progress)
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in arrays.items()}
     kept = {"name": config.name, "seed": config.seed, **plain, "audit": config.audit.model_dump(mode="json")}
-    return _write(found, folder, {"read_s": max(read_s, 0.0)}, kept, config.seed)
+    return _write(found, folder, {"read_s": read_s}, kept, config.seed)
 
 
 def refuse_audit_folder(path: Path) -> None:

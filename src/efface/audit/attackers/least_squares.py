@@ -57,7 +57,6 @@ class LeastSquaresAttacker(Attacker):
             if failed:
                 break
             solved = torch.cholesky_solve(means, factor)
-            del factor  # wide features: before the next one is there
             weight, bias = solved.cpu(), log_shares - ((means * solved).sum(0) / 2).cpu()
             found = score((held_out @ weight + bias).float(), validation.labels)
             if best is None or found > top:
