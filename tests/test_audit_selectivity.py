@@ -52,6 +52,15 @@ def test_shares_tell_what_survived_and_what_did_not():
     assert values["skipped"] == {}
 
 
+def test_columns_kept_on_request_are_marked_and_left_out_of_the_median():
+    after, before = drawn({"z": 0.0, "hat": 3.0, "age": 0.0}), drawn({"z": 3.0, "hat": 3.0, "age": 3.0})
+    others = [Column("hat", ("no", "yes")), Column("age", ("young", "old"))]
+    found = selectivity(after, before, others, [column(2)], QUICK, preserved=["hat"])
+    assert [one.preserved for one in found.columns] == [True, False]
+    assert found.median_share == found.columns[1].share.value
+    assert selectivity(after, before, others, [column(2)], QUICK, preserved=["hat", "age"]).median_share is None
+
+
 def test_where_the_original_knows_nothing_there_is_no_share():
     sets = [drawn({"z": 3.0, "hat": 0.0}, seed) for seed in (0, 0)]
     (hat,) = selectivity(*sets, [Column("hat", ("no", "yes"))], [column(2)], QUICK).columns

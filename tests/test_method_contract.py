@@ -5,6 +5,7 @@ keys are named ``LAYER.release.…``, and ``restore`` puts it back from the stat
 """
 
 import copy
+import json
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -218,3 +219,44 @@ def test_users_weights_are_the_originals_and_of_scratch_nothing(tmp_path):
     )
     assert torch.equal(original, trained.state_dict()["conv1.weight"])
     assert not torch.equal(unlearned, original)
+
+
+KEEPS = [name for name in NAMES if find_method(name).preserves]
+
+
+@pytest.mark.parametrize("name", KEEPS)
+def test_a_column_is_kept_on_request(name, tmp_path):
+    """Its head learns with the block, from labels of which a quarter is missing; the log tells its loss."""
+    data = partly_labelled()
+    labels = {**data.labels, "skin_tone": np.where(np.arange(300) % 4 == 3, -1, data.labels["skin_tone"])}
+    method = SMALL.model_copy(update={"name": name, "preserve": ("skin_tone",), "preserve_weight": 3.0})
+    model = Net()
+    unlearn(
+        model, replace(data, labels=labels), CUT, method=method, engine=FAST, seed=1, folder=tmp_path, progress=False
+    )
+    lines = [json.loads(line)["metrics"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss/preserve/skin_tone"] for line in lines if "loss/preserve/skin_tone" in line]
+    assert len(losses) >= 3
+    assert all(0 < loss < 10 for loss in losses)
+    other = trained(name).state
+    assert any(not torch.equal(value, other[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(KEEPS)))
+def test_methods_that_cannot_keep_a_column_say_so(name):
+    method = SMALL.model_copy(update={"name": name, "preserve": ("skin_tone",)})
+    with pytest.raises(ConfigError, match=f"`method.preserve` to be empty for `{name}`"):
+        unlearn(Net(), partly_labelled(), CUT, method=method, engine=FAST, progress=False)
+
+
+def test_columns_that_cannot_be_kept_are_all_told_at_once():
+    method = SMALL.model_copy(update={"preserve": ("glasses", "smiling", "skintone", "skin_tone", "skin_tone")})
+    with pytest.raises(ConfigError) as caught:
+        unlearn(Net(), partly_labelled(), CUT, method=method, engine=FAST, progress=False)
+    for text in (
+        "'glasses', which is an attribute to unlearn",
+        "which is the target",
+        "Did you mean 'skin_tone'",
+        "'skin_tone' more than once",
+    ):
+        assert text in str(caught.value)

@@ -196,5 +196,8 @@ def test_sentences_of_layers_and_selectivity() -> None:
     assert plain(words.selectivity_sentence(made["selectivity"])) == (
         "2 other columns probed. In the median, 98 % of what was readable before is readable now."
     )
-    assert "none was readable" in words.selectivity_sentence({"columns": [1], "median_share": None})
+    assert "none was readable" in words.selectivity_sentence({"columns": [{}], "median_share": None})
+    asked = {"columns": [{"preserved": True}, {"preserved": False}], "median_share": 0.5}
+    assert "the 1 kept on request aside" in words.selectivity_sentence(asked)
+    assert "training read the labels" in words.selectivity_sentence({**asked, "columns": [{"preserved": True}]})
     assert words.points_interval([-0.01, None]) == ""

@@ -120,6 +120,10 @@ class MethodConfig(Section):
     target_weight: Weight = Field(1.0, description="λ2, on I(h;y)")
     removal_weight: Weight = Field(8.0, description="λ3, on I(h;z), or I(h;z|y) if conditional")
     attribute_weights: dict[str, Weight] = Field(default_factory=dict, description="factor per attribute; default 1")
+    preserve: tuple[str, ...] = Field(
+        (), description="other columns that must stay readable, learned from their labels"
+    )
+    preserve_weight: Weight = Field(1.0, description="on I(h;column) of each of these, as target_weight is on I(h;y)")
     warmup: Fraction = Field(0.15, description="share of training over which the removal weight rises from 0")
     heads: tuple[str, ...] = Field(("conv", "grid", "ridge"), min_length=1, description="conv, pooled, grid, ridge")
     removal: Literal["confusion", "reversal", "vclub"] = Field("confusion", description="what the extractor minimises")
@@ -219,6 +223,9 @@ class Config(Section):
         relevant["data"].pop("cache")
         for name in ("checkpoint_every", "log_every"):
             relevant["engine"].pop(name)
+        if not self.method.preserve:  # runs that were made before there was such a setting are still theirs
+            for name in ("preserve", "preserve_weight"):
+                relevant["method"].pop(name)
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

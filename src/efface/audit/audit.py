@@ -138,6 +138,7 @@ class ModelSource:
                 original=sets["original"][layer] if "original" in sets else None,
                 attributes=schema.attributes,
                 others=schema.others,
+                preserved=tuple(column.name for column in schema.preserved),
                 target=schema.target,
                 rows=self.data.splits if self.threat.trained_on == OWN else {},
                 split=job.config.split,

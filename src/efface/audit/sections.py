@@ -110,7 +110,7 @@ def _selectivity(inquiry: Inquiry) -> dict[str, Any]:
         return {}
     probing = inquiry.probing("other columns", 2 * len(subject.others))
     sets = inquiry.condensed
-    found = selectivity(sets["model"], sets["original"], subject.others, subject.attributes, probing)
+    found = selectivity(sets["model"], sets["original"], subject.others, subject.attributes, probing, subject.preserved)
     return found.to_dict()
 
 

@@ -8,7 +8,7 @@ attackers and seeds. What survives is told as a share of the original's accuracy
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ class Survival:
             so that losing it was to be expected.
         attackers: Which attacker validation picked, on the audited model and on the original.
         note: How the column was made coarser, or None.
+        preserved: Whether training kept it on request.
     """
 
     column: str
@@ -62,6 +63,7 @@ class Survival:
     overlap: float
     attackers: tuple[str, str]
     note: str | None = None
+    preserved: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -82,8 +84,8 @@ class Selectivity:
 
     @property
     def median_share(self) -> float | None:
-        """Median share over the columns that have one, or None."""
-        shares = [column.share.value for column in self.columns if column.share is not None]
+        """Median share over the columns that have one and that training was not asked to keep, or None."""
+        shares = [column.share.value for column in self.columns if column.share is not None and not column.preserved]
         return float(np.median(shares)) if shares else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,6 +100,7 @@ def selectivity(
     columns: Sequence[Column],
     attributes: Sequence[Column],
     probing: Probing | None = None,
+    preserved: Sequence[str] = (),
 ) -> Selectivity:
     """Probe every column on both models.
 
@@ -106,6 +109,7 @@ def selectivity(
         original: What the original releases of the same people.
         columns: Those not asked for: ``data.schema.others``.
         attributes: Those unlearned, for ``overlap``.
+        preserved: Names of those that training kept on request.
         probing: Who probes, and whom; ``2 · len(columns) · probing.steps`` steps of its progress bar.
     """
     probing = probing or Probing()
@@ -123,7 +127,8 @@ def selectivity(
             read(one, chosen, probing, of) for one, of in zip(sets, ("the model", "the original"), strict=True)
         )
         told = overlap(features, codes[probing.split], attributes, probing.split, chosen.n_classes)
-        found.append(survival(after, before, chosen, told, probing, why or None))
+        kept = survival(after, before, chosen, told, probing, why or None)
+        found.append(replace(kept, preserved=column.name in preserved))
     return Selectivity(tuple(found), skipped)
 
 

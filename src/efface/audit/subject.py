@@ -27,6 +27,7 @@ class Subject:
         original: Of the original and the same people, or None.
         attributes: The columns to attack.
         others: Columns not asked for.
+        preserved: Names of those among them that training kept on request.
         target: The main task, or None.
         rows: Per split, who the people are; empty where it is not known whom the encoder was fitted on.
         split: The people attacked.
@@ -36,6 +37,7 @@ class Subject:
     original: FeatureSet | None
     attributes: tuple[Column, ...]
     others: tuple[Column, ...] = ()
+    preserved: tuple[str, ...] = ()
     target: Column | None = None
     rows: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
     split: str = "test"

@@ -35,7 +35,7 @@ class Batch:
         images: ``[B, C, H, W]`` normalised, ``(raw01 - 0.5) / 0.25``; augmented in training.
         pixels: ``[B, C, H, W]`` uint8, the same images as 0 to 255.
         target: ``[B]`` class indices of the main task.
-        attributes: ``{name: [B]}`` class indices, -1 where missing.
+        attributes: ``{name: [B]}`` class indices, -1 where missing; of the columns to unlearn and to preserve.
     """
 
     images: Images
@@ -162,7 +162,8 @@ class Batches:
         smallest = min(dataset.image_shape[1:])
         if augment is not None and not 0 <= augment[1] < smallest:
             raise DataError(expected("data.shift", f"from 0 to {smallest - 1} for these images", augment[1]))
-        columns = [dataset.target.name, *(column.name for column in dataset.attributes)]
+        schema = dataset.schema
+        columns = [column.name for column in (schema.target, *schema.attributes, *schema.preserved)]
         self._labels = {name: torch.from_numpy(np.array(dataset.labels[name], np.int64)) for name in columns}
 
     def __len__(self) -> int:

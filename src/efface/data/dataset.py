@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from efface.data.schema import MISSING, SPLITS, Column, Schema
-from efface.errors import DataError, Problems, did_you_mean, expected
+from efface.errors import ConfigError, DataError, Problems, did_you_mean, expected
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,29 @@ class AttributeDataset:
     def split_labels(self, split: str, column: str) -> Int[np.ndarray, " n"]:
         """Return a column's labels in a split."""
         return self.labels[column][self.rows(split)]
+
+    def preserving(self, names: Sequence[str]) -> AttributeDataset:
+        """Return a copy whose batches carry these columns too, for a training that keeps them.
+
+        Raises:
+            ConfigError: A name is no other column, or is named twice, or the train split has less than two of its
+                classes; all at once.
+        """
+        if not names:
+            return self
+        problems, others = Problems(ConfigError), {column.name: column for column in self.schema.others}
+        taken = {self.target.name: "the target", **{c.name: "an attribute to unlearn" for c in self.attributes}}
+        for name in dict.fromkeys(names):
+            if name in taken:
+                problems.add(f"`method.preserve` names {name!r}, which is {taken[name]}. Name other columns.")
+            elif name not in others:
+                problems.add(f"`method.preserve` names {name!r}. {did_you_mean(name, others)}")
+            elif sum(count > 0 for count in others[name].counts["train"]) < 2:
+                problems.add(f"`method.preserve` names {name!r}, which has less than 2 classes in the train split.")
+            if list(names).count(name) > 1:
+                problems.add(f"`method.preserve` names {name!r} more than once.")
+        problems.raise_if_any()
+        return replace(self, schema=replace(self.schema, preserved=tuple(others[name] for name in names)))
 
     def limited(self, limit: int | None, seed: int = 0) -> AttributeDataset:
         """Return a copy with at most ``limit`` rows per split, drawn by seed and kept in order."""

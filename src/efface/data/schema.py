@@ -51,11 +51,18 @@ class Schema:
     """What the columns of a data set are: one target, the attributes to unlearn, and all others.
 
     Others are kept: selectivity probes ask whether they survive.
+
+    Attributes:
+        target: The main task.
+        attributes: To unlearn.
+        others: All other columns.
+        preserved: Those among the others that training reads, so that they stay.
     """
 
     target: Column
     attributes: tuple[Column, ...]
     others: tuple[Column, ...] = ()
+    preserved: tuple[Column, ...] = ()
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -77,4 +84,5 @@ class Schema:
             "target": plain(self.target),
             "attributes": [plain(column) for column in self.attributes],
             "others": [plain(column) for column in self.others],
+            "preserved": [column.name for column in self.preserved],
         }

@@ -59,8 +59,10 @@ class Comparison:
     def settings(self, method: str, seed: int) -> Config:
         """Return the configuration of a cell: the preset's, what the method suggests, what the user set."""
         values = self.config.model_dump()
-        values["method"] |= {**find_method(method).suggested, "name": method}
-        return Config.from_mapping(values | {"name": method, "seed": seed}).updated(self.overrides)
+        chosen = find_method(method)
+        values["method"] |= {**chosen.suggested, "name": method}
+        found = Config.from_mapping(values | {"name": method, "seed": seed}).updated(self.overrides)
+        return found if chosen.preserves else found.updated(["method.preserve=[]"])
 
     def place(self, method: str, seed: int) -> Path:
         """Return the run folder of a cell."""
@@ -147,6 +149,7 @@ class Comparison:
         ):
             models[name] = restore(fresh_model(config, data, name), RunFolder(place).weights(file))
         at = config.model.at if isinstance(config.model.at, str) else config.model.at[0]
+        data = data.preserving(config.method.preserve)
         released = released_data(data, folder.path, config.method, config.seed)
         found = audit(
             models["model"],

@@ -252,6 +252,7 @@ def examine(
 ) -> RunResult:
     """Audit, write audit.json and the report."""
     with clock.phase("audit_s"):
+        data = data.preserving(config.method.preserve)
         # A model that was trained on masked images is meant for such images; the original is not.
         released = released_data(data, folder.path, config.method, config.seed)
         found = audit(

@@ -12,6 +12,7 @@ from torch import nn
 from efface.config import EngineConfig, MethodConfig
 from efface.data.dataset import AttributeDataset
 from efface.engine import History, Job
+from efface.errors import ConfigError, expected
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,15 @@ class Method(ABC):
     suggested: ClassVar[Mapping[str, object]] = {}
     """Settings of `method` that suit it where the defaults, made for detachment, do not; a comparison applies them."""
 
+    preserves: ClassVar[bool] = False
+    """Whether it keeps the columns that `method.preserve` names."""
+
     def check(self, config: MethodConfig, data: AttributeDataset) -> None:
-        """Raise ConfigError for settings that don't fit the data, before any time is spent."""
-        del config, data
+        """Raise ConfigError for settings that don't fit the method or the data, before any time is spent."""
+        del data
+        if config.preserve and not self.preserves:
+            hint = "It keeps no columns on request. Try `detachment`, `narrow` or `quantised`."
+            raise ConfigError(expected("method.preserve", f"empty for `{self.name}`", list(config.preserve), hint))
 
     @abstractmethod
     def fit(

@@ -28,6 +28,7 @@ class Detachment(Method):
 
     name: ClassVar[str] = "detachment"
     summary: ClassVar[str] = "representation detachment (the paper), variants paper and conditional"
+    preserves: ClassVar[bool] = True
 
     def check(self, config: MethodConfig, data: AttributeDataset) -> None:
         """Raise ConfigError for unknown heads and for weights of attributes that are not unlearned; all at once."""
@@ -37,6 +38,7 @@ class Detachment(Method):
             problems.add(f"`method.attribute_weights` names {name!r}. {did_you_mean(name, names)}")
         for kind in set(config.heads) - set(kinds):
             problems.add(f"`method.heads` names {kind!r}. {did_you_mean(kind, kinds)}")
+        problems.attempt(lambda: data.preserving(config.preserve))
         problems.raise_if_any()
 
     def fit(
@@ -55,6 +57,7 @@ class Detachment(Method):
             CutError: The model can't be cut there.
         """
         self.check(config, data)
+        data = data.preserving(config.preserve)
         example = next(iter(Batches(data, "train", 2, torch.device("cpu"), augment=None).sequential()))
         cut = split(model, list(at), example.images)
         seed_everything(job.seed, job.model, "auxiliary")

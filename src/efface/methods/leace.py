@@ -57,6 +57,7 @@ class DetachmentLeace(Method):
 
     name: ClassVar[str] = "detachment_leace"
     summary: ClassVar[str] = "detachment, then LEACE at the cut"
+    preserves: ClassVar[bool] = True
 
     def check(self, config: MethodConfig, data: AttributeDataset) -> None:
         """Raise ConfigError for what detachment refuses."""
@@ -73,7 +74,8 @@ class DetachmentLeace(Method):
     ) -> UnlearnedModel:
         """Run both, one after the other; the second training is named ``…-settled`` in logs and checkpoints."""
         first = Detachment().fit(model, data, at, config, engine, job)
-        second = Leace().fit(model, data, at, config, engine, replace(job, model=f"{job.model}-settled"))
+        plain = config.model_copy(update={"preserve": ()})  # LEACE has no head that could keep a column
+        second = Leace().fit(model, data, at, plain, engine, replace(job, model=f"{job.model}-settled"))
         return replace(first, method=self.name, history=both(first.history, second.history))
 
 

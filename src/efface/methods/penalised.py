@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -63,6 +64,8 @@ class Crew:
 class PenalisedMethod(Method):
     """Every block but the last learns from the loss that ``place`` returns, the last one by cross-entropy."""
 
+    preserves: ClassVar[bool] = True
+
     @abstractmethod
     def place(self, site: Site) -> Crew:
         """Return the loss of features of this shape."""
@@ -95,6 +98,7 @@ class PenalisedMethod(Method):
             CutError: The model can't be cut there.
         """
         self.check(config, data)
+        data = data.preserving(config.preserve)
         config = self.settings(config)
         seed_everything(job.seed, job.model, "auxiliary")
         before = former_blocks(split(model, list(at)).blocks, config)

@@ -10,6 +10,7 @@ from torch import nn
 from efface.config import MethodConfig
 from efface.data.dataset import AttributeDataset
 from efface.heads.quantiser import TaskBottleneck
+from efface.methods.base import Method
 from efface.methods.layers import insert, ordered
 from efface.methods.penalised import Crew, PenalisedMethod, Site, plain
 from efface.objectives import DetachmentObjective
@@ -22,6 +23,13 @@ class Bottleneck(PenalisedMethod):
 
     name: ClassVar[str] = "task_bottleneck"
     summary: ClassVar[str] = "releases the guess of the target alone: the lower anchor of selectivity"
+
+    preserves: ClassVar[bool] = False
+
+    def check(self, config: MethodConfig, data: AttributeDataset) -> None:
+        """Raise ConfigError for unknown heads and attributes, and for columns to preserve: only the guess passes."""
+        super().check(config, data)
+        Method.check(self, config, data)
 
     def settings(self, config: MethodConfig) -> MethodConfig:
         """Turn off the decoder and the heads: nothing is left that they could act on."""

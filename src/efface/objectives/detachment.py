@@ -17,7 +17,7 @@ from efface.config import MethodConfig
 from efface.data.batches import Batch
 from efface.data.schema import Schema
 from efface.heads import build_head
-from efface.information import bits, information_lower_bound, supervised_contrastive_loss
+from efface.information import bits, cross_entropy_rate, information_lower_bound, supervised_contrastive_loss
 from efface.objectives.keeping import build_keeping
 from efface.objectives.removal import RemovalHeads
 from efface.objectives.terms import Terms
@@ -37,7 +37,8 @@ def warmed(progress: float, warmup: float) -> float:
 class DetachmentObjective(nn.Module):
     """Loss of a block whose features are released: keep the image and the target, drop the attributes.
 
-    Holds the decoder and the target head, which learn with the block; the removal heads learn on their own.
+    Holds the decoder, the target head and a head for each column to preserve, which learn with the block; the removal
+    heads learn on their own.
 
     Args:
         feature_shape: Shape of one sample's features.
@@ -64,6 +65,10 @@ class DetachmentObjective(nn.Module):
         given = [column.n_classes for column in schema.attributes] if self.conditional else []
         self.keeping = build_keeping(feature_shape, image_shape, config, given, before)
         self.target_head = build_head("conv", feature_shape, schema.target.n_classes, config.head_width)
+        self.preserved = tuple(column.name for column in schema.preserved)
+        self.preserving_heads = nn.ModuleList(
+            build_head("conv", feature_shape, column.n_classes, config.head_width) for column in schema.preserved
+        )
         counts = torch.tensor(schema.target.counts["train"], dtype=torch.float)
         self.register_buffer("target_prior", counts / counts.sum())
         # In a tuple the adversaries stay out of this module's parameters and state.
@@ -73,6 +78,10 @@ class DetachmentObjective(nn.Module):
         """Return the loss at this share of training (0 to 1)."""
         metrics: dict[str, Tensor] = {}
         total = self.config.target_weight * self._target_loss(features, batch, metrics)
+        for name, head in zip(self.preserved, self.preserving_heads, strict=True):
+            loss = cross_entropy_rate(head(features)[0], batch.attributes[name])
+            metrics[f"loss/preserve/{name}"] = loss.detach()
+            total = total + self.config.preserve_weight * loss
         if self.keeping is not None:
             given = [batch.attributes[name] for name in self.names] if self.conditional else []
             error = self.keeping(features, batch, given)

@@ -17,6 +17,8 @@ METRICS = {
     "demographic_parity": "demographic parity difference",
     "equalized_odds": "equalized odds difference",
 }
+KEPT = "kept on request"
+"""Of a column that `method.preserve` names."""
 MOST_GROUPS = 12
 """Groups that are shown one by one."""
 
@@ -70,7 +72,7 @@ def selectivity(audit: Mapping[str, Any]) -> Section | None:
         return None
     rows = [
         (
-            Cell(one["column"], str(one.get("note") or "")),
+            Cell(one["column"], "; ".join(text for text in (one.get("preserved") and KEPT, one.get("note")) if text)),
             share(one["accuracy"]),
             share(one["original"]),
             percent(one["majority"]),

@@ -284,10 +284,14 @@ def selectivity_sentence(found: Mapping[str, Any]) -> str:
     """Return how much of the other columns survived, as one sentence."""
     many = len(found["columns"])
     columns = "column" if many == 1 else "columns"
+    asked = sum(bool(one.get("preserved")) for one in found["columns"])
+    if asked == many:
+        return f"{many} other {columns} probed, kept on request: training read the labels. Of others nothing is known."
     if not is_number(found.get("median_share")):
         return f"{many} other {columns} probed; none was readable in the original’s features beyond its majority."
     kept = percent(found["median_share"], 0)
-    return f"{many} other {columns} probed. In the median, {kept} of what was readable before is readable now."
+    aside = f", the {asked} kept on request aside" if asked else ""
+    return f"{many} other {columns} probed. In the median{aside}, {kept} of what was readable before is readable now."
 
 
 def certified(attribute: Mapping[str, Any]) -> str | None:
