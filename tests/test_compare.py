@@ -43,6 +43,7 @@ PRESET = "toyfaces-smiling-glasses"
 COLUMNS = {
     *("method", "seed", "fidelity", "fidelity_original", "best_accuracy", "label_floor", "excess_leakage"),
     *("selectivity", "aum", "certified", "train_s", "peak_rss_mb"),
+    *("n", "fidelity_ci", "best_ci", "excess_leakage_ci", "preserved"),
 }
 
 
@@ -207,6 +208,9 @@ def test_errors_are_told_at_once_before_anything_is_trained(tmp_path):
     assert chosen_methods("all")[0] == "original"
     assert sorted(chosen_methods("all")) == METHODS.names()
     config = find_config(PRESET, TINY)
+    with pytest.raises(ConfigError) as found:
+        compare(config, "leace,narrow,vclub", 1, tmp_path / "c", overrides=["method.preserve=[hatt]"], progress=False)
+    assert str(found.value).startswith("narrow, vclub: `method.preserve` names 'hatt'. Did you mean 'hat'?")
     with pytest.raises(ConfigError, match="`--seeds` to be at least 1, but got 0"):
         compare(config, "original", 0, tmp_path)
     wrong = config.updated(["method.attribute_weights={hat: 1.0}"])
@@ -231,21 +235,24 @@ def test_the_front_is_what_no_other_method_beats():
 
 def entry(excess, accuracy=0.7):
     return {
-        "best": {"attacker": "mlp", "accuracy": accuracy},
+        "n": 400,
+        "best": {"attacker": "mlp", "accuracy": accuracy, "ci": [accuracy - 0.05, accuracy + 0.05]},
         "highest": {"accuracy": accuracy + 0.01, "excess_leakage": None if excess is None else excess + 0.1},
         "attackers": [{"name": "mlp", "conditional_bits": 0.1}],
         "floors": {"majority": 0.5, "label": 0.6},
         "original_best": 0.9,
         "excess_leakage": excess,
+        "excess_leakage_ci": None if excess is None else [excess - 0.1, excess + 0.1],
         "aum": 0.8,
         "verdict": "leaks",
     }
 
 
 def audited(fidelity, **attributes):
-    others = {"columns": [{"column": "hat", "share": {"value": 0.4}}, {"column": "beard", "share": None}]}
+    columns = [{"column": "hat", "share": {"value": 0.4}}, {"column": "beard", "share": None}]
+    others = {"columns": [{**column, "preserved": column["share"] is None} for column in columns]}
     return {
-        "fidelity": {"value": fidelity, "original": 0.95},
+        "fidelity": {"value": fidelity, "ci": [fidelity - 0.02, fidelity + 0.02], "original": 0.95},
         "attributes": attributes,
         "selectivity": {**others, "median_share": 0.4},
     }
@@ -258,6 +265,10 @@ def test_a_row_is_of_the_attribute_that_leaks_most():
     assert (found["attribute"], found["excess_leakage"], found["best_accuracy"]) == ("b", 0.7, 0.8)
     assert found["highest_excess_leakage"] == pytest.approx(0.8)
     assert found["selectivity"] == {"hat": 0.4, "beard": None}
+    assert found["preserved"] == ["beard"]
+    assert (found["fidelity_ci"], found["n"]) == ([0.88, 0.92], 400)
+    assert found["best_ci"] == pytest.approx([0.75, 0.85])
+    assert found["excess_leakage_ci"] == pytest.approx([0.6, 0.8])
     assert set(found["attributes"]) == {"a", "b", "c"}
 
 

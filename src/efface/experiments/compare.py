@@ -290,12 +290,15 @@ def check_methods(comparison: Comparison) -> None:
 def _wrong(comparison: Comparison) -> Iterator[str]:
     seed = comparison.config.seed
     data = preflight(comparison.settings(comparison.methods[0], seed), lambda: comparison.data(seed))
+    found: dict[str, list[str]] = {}
     for method in comparison.methods[1:]:
         config = comparison.settings(method, comparison.config.seed).method
         try:
             find_method(method).check(config, data)
         except EffaceError as error:
-            yield f"{method}: {error}"
+            for text in error.problems or (str(error),):
+                found.setdefault(text, []).append(method)
+    yield from (f"{', '.join(methods)}: {text}" for text, methods in found.items())
 
 
 __all__ = ["Comparison", "chosen_methods", "compare"]
