@@ -64,6 +64,23 @@ def test_features_without_z_are_at_the_floor(tied):
     assert entry["original_best"] > 0.95
 
 
+@pytest.mark.parametrize("hint", [0.0, 4.0])
+def test_what_only_probabilities_tell_is_said_at_the_floor(hint):
+    """The feature moves p(z) between 0.6 and 0.95, so nobody's best guess changes, but its probability does."""
+    generator = np.random.default_rng(0)
+    y, sign = generator.integers(0, 2, N), generator.integers(0, 2, N)
+    z = (generator.random(N) < np.where(sign == 1, 0.05, 0.4)).astype(int)
+    now, then = generator.normal(size=(2, N, 6))
+    now[:, 0], then[:, 0] = now[:, 0] + 6 * y, then[:, 0] + 6 * y
+    now[:, 1] += hint * sign
+    then[:, 1] += 6 * z
+    entry = audit_attribute(
+        feature_set(now, y, z), feature_set(then, y, z), column(2), settings_of("linear", "least-squares")
+    )
+    assert entry["verdict"] == AT_FLOOR
+    assert any("but probabilities do" in text for text in entry["warnings"]) == bool(hint)
+
+
 def test_without_an_original_the_audit_says_what_is_missing():
     entry = audit_attribute(drawn(0.0), None, column(2), settings_of("linear"))
     assert entry["verdict"] == AT_FLOOR

@@ -52,6 +52,8 @@ def audit_attribute(
     after = _with_fitness(after, controls)
     by_label = label_guess(target, attribute, column.n_classes) == attribute
     excess, excess_ci, by_highest = _excess(after, before, found, by_label)
+    said = verdict(after, before, found.label, reach, controls)
+    remarks = [*_remarks(features, column, after, before, found, reach), *controls.failed, *controls.remarks]
     return {
         "classes": list(column.classes),
         "n": len(attribute),
@@ -65,8 +67,8 @@ def audit_attribute(
         "excess_leakage_ci": excess_ci,
         "efficacy": metrics.efficacy(after.best.attack.accuracy, column.n_classes),
         "skipped": dict(after.skipped),
-        "verdict": verdict(after, before, found.label, reach, controls),
-        "warnings": [*_remarks(features, column, after, before, found, reach), *controls.failed, *controls.remarks],
+        "verdict": said,
+        "warnings": [*remarks, *(unguessed(after.best.attack) if said == AT_FLOOR else ())],
         "controls": {**controls.section, "original": _original(before, found)},
     }
 
@@ -89,6 +91,20 @@ def verdict(
     if after.highest.attack.ci[1] < reach or (before is not None and not before.exceeds(label_floor)):
         return INCONCLUSIVE
     return AT_FLOOR
+
+
+def unguessed(best: Attack) -> list[str]:
+    """Say what the verdict at the floor does not: that probabilities may tell what no single guess shows.
+
+    Read off validation's pick alone, so that an interval is not the best of several.
+    """
+    if best.conditional_bits is None or best.conditional_bits_ci is None or best.conditional_bits_ci[0] <= 0:
+        return []
+    low, high = best.conditional_bits_ci
+    return [
+        f"No guess beats the label floor by more than noise, but probabilities do: those of {best.name} hold "
+        f"{best.conditional_bits:.3f} bits ({low:.3f} to {high:.3f}) beyond what the target tells."
+    ]
 
 
 def reachable_floor(features: FeatureSet, column: Column, settings: Settings) -> float:
