@@ -46,6 +46,23 @@ def test_removal_heads_get_no_gradient_from_the_extractors_loss(faces, batch, fe
     assert all(p.grad is not None for n, p in objective.named_parameters() if "project" not in n)
 
 
+def test_a_preserved_column_pulls_by_its_weight_where_its_label_is_known(faces):
+    kept, gradients = faces.preserving(["skin_tone"]), []
+    batch = next(iter(Batches(kept, "train", 64).sequential()))
+    batch.attributes["skin_tone"][::2] = -1
+    for weight in (1.0, 3.0):
+        objective, _ = make(kept, target_weight=0, input_weight=0, removal_weight=0, preserve_weight=weight)
+        features = torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        terms = objective.eval()(features, batch, 1.0)
+        terms.total.backward()
+        gradients.append(features.grad)
+        assert float(terms.metrics["loss/preserve/skin_tone"]) > 0
+    norms = gradients[0].flatten(1).norm(dim=1)
+    assert float(norms[::2].max()) == 0
+    assert float(norms[1::2].min()) > 0
+    torch.testing.assert_close(gradients[1], 3 * gradients[0])
+
+
 def test_the_heads_own_loss_reaches_every_head(faces, batch, features):
     _, removal = make(faces, training="contrastive")
     removal(features.detach(), batch).total.backward()

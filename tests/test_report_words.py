@@ -198,6 +198,8 @@ def test_sentences_of_layers_and_selectivity() -> None:
     )
     assert "none was readable" in words.selectivity_sentence({"columns": [{}], "median_share": None})
     asked = {"columns": [{"preserved": True}, {"preserved": False}], "median_share": 0.5}
-    assert "the 1 kept on request aside" in words.selectivity_sentence(asked)
+    assert "In the median, 1 kept on request aside, 50" in words.selectivity_sentence(asked)
     assert "training read the labels" in words.selectivity_sentence({**asked, "columns": [{"preserved": True}]})
+    assert "of the rest none" in words.selectivity_sentence({**asked, "median_share": None})
+    assert "0 other columns probed; none" in words.selectivity_sentence({"columns": [], "median_share": None})
     assert words.points_interval([-0.01, None]) == ""

@@ -31,7 +31,10 @@ class Detachment(Method):
     preserves: ClassVar[bool] = True
 
     def check(self, config: MethodConfig, data: AttributeDataset) -> None:
-        """Raise ConfigError for unknown heads and for weights of attributes that are not unlearned; all at once."""
+        """Raise ConfigError for unknown heads, weights of attributes that are not unlearned, unknown columns to keep.
+
+        All at once.
+        """
         problems = Problems(ConfigError)
         names, kinds = [column.name for column in data.attributes], [*TRUNKS, RIDGE]
         for name in set(config.attribute_weights) - set(names):

@@ -79,7 +79,8 @@ class PenalisedMethod(Method):
         del model, at, data, config
 
     def check(self, config: MethodConfig, data: AttributeDataset) -> None:
-        """Raise ConfigError for unknown heads and attributes; all at once."""
+        """Raise ConfigError for unknown heads, attributes and columns to preserve; all at once."""
+        super().check(config, data)
         Detachment().check(config, data)
 
     def fit(

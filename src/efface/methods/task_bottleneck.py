@@ -10,7 +10,6 @@ from torch import nn
 from efface.config import MethodConfig
 from efface.data.dataset import AttributeDataset
 from efface.heads.quantiser import TaskBottleneck
-from efface.methods.base import Method
 from efface.methods.layers import insert, ordered
 from efface.methods.penalised import Crew, PenalisedMethod, Site, plain
 from efface.objectives import DetachmentObjective
@@ -23,13 +22,7 @@ class Bottleneck(PenalisedMethod):
 
     name: ClassVar[str] = "task_bottleneck"
     summary: ClassVar[str] = "releases the guess of the target alone: the lower anchor of selectivity"
-
-    preserves: ClassVar[bool] = False
-
-    def check(self, config: MethodConfig, data: AttributeDataset) -> None:
-        """Raise ConfigError for unknown heads and attributes, and for columns to preserve: only the guess passes."""
-        super().check(config, data)
-        Method.check(self, config, data)
+    preserves: ClassVar[bool] = False  # only the guess passes
 
     def settings(self, config: MethodConfig) -> MethodConfig:
         """Turn off the decoder and the heads: nothing is left that they could act on."""

@@ -108,10 +108,10 @@ def unlearn(
     if resume and auto_goal(at) is not None:
         advice = "Name what the first run chose: `UnlearnedModel.at`."
         raise ConfigError(expected("at", "named layers when a training resumes", at, advice))
-    chosen.check(config, data)
     model.to("cpu")  # methods prepare there; training moves it to where it computes
     cuts = settle_cut(model, at, data, engine)
     check_outputs(model, data)
+    chosen.check(config, data)
     job = Job(
         folder=Path(folder) if folder is not None else None,
         fingerprint=_fingerprint(config, engine, at if auto_goal(at) is None else cuts, data, seed),

@@ -285,12 +285,13 @@ def selectivity_sentence(found: Mapping[str, Any]) -> str:
     many = len(found["columns"])
     columns = "column" if many == 1 else "columns"
     asked = sum(bool(one.get("preserved")) for one in found["columns"])
-    if asked == many:
+    if asked and asked == many:
         return f"{many} other {columns} probed, kept on request: training read the labels. Of others nothing is known."
     if not is_number(found.get("median_share")):
-        return f"{many} other {columns} probed; none was readable in the original’s features beyond its majority."
+        rest = "; of the rest none" if asked else "; none"
+        return f"{many} other {columns} probed{rest} was readable in the original’s features beyond its majority."
     kept = percent(found["median_share"], 0)
-    aside = f", the {asked} kept on request aside" if asked else ""
+    aside = f", {asked} kept on request aside" if asked else ""
     return f"{many} other {columns} probed. In the median{aside}, {kept} of what was readable before is readable now."
 
 
