@@ -1,7 +1,8 @@
-"""What a larger code keeps, and what can still be certified: finished runs of `quantised` as a table and a plot.
+r"""What a larger code keeps, and what can still be certified: finished runs of `quantised` as a table and a plot.
 
 for levels in 2 2,2 2,4 2,4,4 2,4,4,2; do
-  efface run PRESET --set method.name=quantised --set "method.code.levels=[$levels]" --out "runs/codes/$levels"
+  efface run PRESET --set method.name=quantised --set "method.code.levels=[$levels]" --set audit.suite=standard \
+    --set audit.attackers=null --set 'audit.beyond=[selectivity]' --out "runs/codes/$levels"
 done
 python benchmarks/code_sizes.py runs/codes/* --out benchmarks/results/codes/PRESET
 """
@@ -76,7 +77,7 @@ def draw(points: list[dict[str, Any]], others: list[str], path: Path) -> None:
     """Draw fidelity, what is certified and what is found, and the shares kept, over the code's bits."""
     plt.rcParams["svg.hashsalt"] = "efface"
     bits = [math.log2(one["codes"]) for one in points]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
     first = points[0]
     left.plot(bits, [one["fidelity"] for one in points], "o-", label="fidelity")
     left.axhline(first["fidelity_original"], ls=":", label="fidelity of the original")
@@ -89,7 +90,7 @@ def draw(points: list[dict[str, Any]], others: list[str], path: Path) -> None:
     right.axhline(first["floors"]["label"], ls=":", label="label floor")
     for axes, title in ((left, "kept"), (right, f"accuracy on {first['attribute']}")):
         axes.set(xlabel="bits of the code, log₂ M", ylabel=title)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
         axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})
 
