@@ -7,6 +7,7 @@ from torch import nn
 from efface.config import MethodConfig
 from efface.data.batches import Batch, Batches
 from efface.errors import ConfigError
+from efface.information import label_entropy
 from efface.methods.detachment import attribute_priors
 from efface.objectives import ClassifierObjective, DetachmentObjective, RemovalHeads, warmed
 
@@ -56,7 +57,12 @@ def test_a_preserved_column_pulls_by_its_weight_where_its_label_is_known(faces):
         terms = objective.eval()(features, batch, 1.0)
         terms.total.backward()
         gradients.append(features.grad)
-        assert float(terms.metrics["loss/preserve/skin_tone"]) > 0
+        logits = objective.preserving_heads[0](features)[0]
+        counts = torch.tensor(kept.schema.preserved[0].counts["train"], dtype=torch.float)
+        share = torch.nn.functional.cross_entropy(logits, batch.attributes["skin_tone"], ignore_index=-1)
+        torch.testing.assert_close(
+            terms.metrics["loss/preserve/skin_tone"], (share / label_entropy(counts / counts.sum())).detach()
+        )
     norms = gradients[0].flatten(1).norm(dim=1)
     assert float(norms[::2].max()) == 0
     assert float(norms[1::2].min()) > 0

@@ -123,7 +123,7 @@ class MethodConfig(Section):
     preserve: tuple[str, ...] = Field(
         (), description="other columns that must stay readable, learned from their labels"
     )
-    preserve_weight: Weight = Field(1.0, description="on I(h;column) of each of these, as target_weight is on I(h;y)")
+    preserve_weight: Weight = Field(1.0, description="on I(h;column)/H(column): the share told of each")
     warmup: Fraction = Field(0.15, description="share of training over which the removal weight rises from 0")
     heads: tuple[str, ...] = Field(("conv", "grid", "ridge"), min_length=1, description="conv, pooled, grid, ridge")
     removal: Literal["confusion", "reversal", "vclub"] = Field("confusion", description="what the extractor minimises")

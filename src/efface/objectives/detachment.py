@@ -10,14 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from efface.config import MethodConfig
 from efface.data.batches import Batch
-from efface.data.schema import Schema
+from efface.data.schema import Column, Schema
 from efface.heads import build_head
-from efface.information import bits, cross_entropy_rate, information_lower_bound, supervised_contrastive_loss
+from efface.information import (
+    bits,
+    cross_entropy_rate,
+    distribution_entropy,
+    information_lower_bound,
+    supervised_contrastive_loss,
+)
 from efface.objectives.keeping import build_keeping
 from efface.objectives.removal import RemovalHeads
 from efface.objectives.terms import Terms
@@ -69,8 +76,10 @@ class DetachmentObjective(nn.Module):
         self.preserving_heads = nn.ModuleList(
             build_head("conv", feature_shape, column.n_classes, config.head_width) for column in schema.preserved
         )
-        counts = torch.tensor(schema.target.counts["train"], dtype=torch.float)
-        self.register_buffer("target_prior", counts / counts.sum())
+        # Per entropy, a column with rare classes, such as glasses, pulls as hard as a balanced one.
+        entropies = [distribution_entropy(_shares(column)) for column in schema.preserved]
+        self.register_buffer("preserved_entropies", torch.tensor(entropies), persistent=False)
+        self.register_buffer("target_prior", _shares(schema.target))
         # In a tuple the adversaries stay out of this module's parameters and state.
         self._removal = (removal,)
 
@@ -78,8 +87,9 @@ class DetachmentObjective(nn.Module):
         """Return the loss at this share of training (0 to 1)."""
         metrics: dict[str, Tensor] = {}
         total = self.config.target_weight * self._target_loss(features, batch, metrics)
-        for name, head in zip(self.preserved, self.preserving_heads, strict=True):
-            loss = cross_entropy_rate(head(features)[0], batch.attributes[name])
+        entropies = self.get_buffer("preserved_entropies")
+        for name, head, entropy in zip(self.preserved, self.preserving_heads, entropies, strict=True):
+            loss = cross_entropy_rate(head(features)[0], batch.attributes[name]) / entropy
             metrics[f"loss/preserve/{name}"] = loss.detach()
             total = total + self.config.preserve_weight * loss
         if self.keeping is not None:
@@ -132,3 +142,9 @@ class SilentObjective(nn.Module):
         """Return zero."""
         del features, progress
         return Terms(torch.zeros((), device=batch.target.device))
+
+
+def _shares(column: Column) -> Float[Tensor, " A"]:
+    """Return p(class) in the train split."""
+    counts = torch.tensor(column.counts["train"], dtype=torch.float)
+    return counts / counts.sum()
