@@ -1,6 +1,5 @@
 """Benchmarks: figures that can be checked by hand, samples that are watched, results that say where they were made."""
 
-import copy
 import json
 import math
 import multiprocessing
@@ -18,10 +17,6 @@ from typer.testing import CliRunner
 from conftest import Net
 from efface.cli import bench, ls
 from efface.cli.app import ALLOCATOR, app
-from efface.data.batches import Batches
-from efface.engine.devices import make_fabric
-from efface.engine.schedules import SCHEDULES
-from efface.engine.stages import Stage
 from efface.errors import ConfigError, EffaceError, TrainingError
 from efface.experiments.bench import (
     BENCHES,
@@ -38,13 +33,9 @@ from efface.experiments.bench import (
 from efface.experiments.bench import apart as apart_module
 from efface.experiments.bench.apart import apart
 from efface.experiments.bench.goals import GOALS, overview
-from efface.experiments.bench.graphs import Pipeline
 from efface.experiments.bench.registry import TINY, run_bench
 from efface.experiments.bench.sampling import Variant, alternate, ratio
-from efface.experiments.bench.workload import noise, parts_of
 from efface.experiments.bench.write import to_markdown
-from efface.objectives import Terms
-from parallel_helpers import FAST, assert_equal
 
 
 def silent(_text):
@@ -232,43 +223,6 @@ def test_gpu_stops_when_its_time_is_up_and_notes_what_fails(monkeypatch):
     late = gpu.bench_gpu(TINY, ["resnet18", "resnet50"], [8], 1, -1.0, silent)
     assert late["rows"] == []
     assert late["notes"][-1] == "resnet50, batch 8: left out from `plain` on, the time was up."
-
-
-@pytest.mark.parametrize("blocks", [2, 3])
-def test_a_pipeline_s_blocks_each_make_the_steps_of_local(blocks):
-    """Block k is k batches behind; each has the weights that it had in ``local`` after as many steps."""
-    load = replace(TINY, at=("layer1", "layer2")[: blocks - 1])
-    data = noise(8 * 9, load.size)
-    fabric = make_fabric(FAST)
-    stages = {name: [Stage(part, fabric, FAST) for part in parts_of(load, data)] for name in ("local", "pipeline")}
-    batches = list(Batches(data, "train", 8, augment=(True, 4)).epoch(0))
-    after = []
-    for batch in batches:
-        SCHEDULES["local"](fabric, stages["local"], batch, 0.5)
-        after.append([copy.deepcopy(stage.part.block.state_dict()) for stage in stages["local"]])
-    pipeline = Pipeline(fabric, stages["pipeline"], batches[0])
-    for batch in batches:
-        pipeline.step(batch)
-    for index, stage in enumerate(stages["pipeline"]):
-        assert_equal(stage.part.block.state_dict(), after[len(batches) - 1 - index][index])
-
-
-def test_a_pipeline_sees_the_images_of_its_own_batch():
-    """A decoder's target is made from the pixels; those of the batch before must not be kept."""
-    seen = []
-
-    class Looks(nn.Module):
-        def forward(self, features, batch, progress):
-            seen.append(batch.images.mean())
-            return Terms(features.float().square().mean())
-
-    data, fabric = noise(8 * 5, TINY.size), make_fabric(FAST)
-    parts = [replace(part, objective=Looks()) for part in parts_of(TINY, data)]
-    batches = list(Batches(data, "train", 8).epoch(0))
-    pipeline = Pipeline(fabric, [Stage(part, fabric, FAST) for part in parts[:1]], batches[0])
-    for batch in batches:
-        pipeline.step(batch)
-    assert torch.equal(torch.stack(seen), torch.stack([batch.images.mean() for batch in batches]))
 
 
 def test_a_process_apart_has_the_plain_allocator_if_asked_and_tells_its_errors(monkeypatch):

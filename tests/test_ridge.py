@@ -26,6 +26,7 @@ def trained(strength, batches=150, seed=0, turn=None):
         if turn is not None:
             features = turn(index, features)
         prices.append(float(head(features, z, torch.zeros_like(z))))
+        head.settle(index + 1)
     return head, sum(prices[-50:]) / 50
 
 
@@ -50,6 +51,7 @@ def test_weights_are_those_of_ridge_regression():
     features, z = told(400, 0.5, generator)
     target = torch.zeros_like(z)
     head(features, z, target)
+    head.settle(1)
     head.eval()
     inputs = head._expand(features)
     residual = torch.nn.functional.one_hot(z, 2) - 0.5
@@ -63,7 +65,8 @@ def test_telling_in_a_direction_of_little_variance_is_priced():
     """z hides in the difference of two features that are nearly equal: a hundredth of their variance tells it all."""
     torch.manual_seed(0)
     head, generator, prices = RidgeHead((2,), PRIOR), torch.Generator().manual_seed(0), []
-    for _ in range(150):
+    for batches in range(150):
+        head.settle(batches)
         z = torch.randint(0, 2, (256,), generator=generator)
         shared = torch.randn(256, generator=generator)
         hidden = 0.1 * (2.0 * z - 1)
@@ -82,6 +85,7 @@ def test_a_batch_is_priced_before_it_is_learned():
     head = RidgeHead((60,), PRIOR)
     features, z = torch.randn(64, 60), torch.randint(0, 2, (64,))
     assert float(head(features, z, torch.zeros_like(z))) == 0.0
+    head.settle(1)
     assert float(head.eval()(features, z, torch.zeros_like(z))) > 0.2, "the batch is learned by heart afterwards"
 
 
@@ -116,7 +120,9 @@ def test_what_y_says_of_z_is_not_priced():
     table = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
     given, marginal = RidgeHead((4,), table), RidgeHead((4,), PRIOR)
     prices = {given: 0.0, marginal: 0.0}
-    for _ in range(100):
+    for batches in range(100):
+        given.settle(batches)
+        marginal.settle(batches)
         y = torch.randint(0, 2, (256,), generator=generator)
         z = torch.where(torch.rand(256, generator=generator) < 0.9, y, 1 - y)
         features = torch.randn(256, 4, generator=generator)
@@ -130,7 +136,9 @@ def test_missing_labels_and_large_maps():
     torch.manual_seed(0)
     head = RidgeHead((40, 8, 8), PRIOR)
     features = torch.randn(16, 40, 8, 8, requires_grad=True)
-    for labels in (torch.full((16,), -1), torch.tensor([0, 1] * 8), torch.tensor([0, 1, -1, -1] * 4)):
+    some = (torch.full((16,), -1), torch.tensor([0, 1] * 8), torch.tensor([0, 1, -1, -1] * 4))
+    for batches, labels in enumerate(some):
+        head.settle(batches)
         price = head(features, labels, torch.zeros(16, dtype=torch.long))
     price.backward()
     assert bool(torch.isfinite(features.grad).all())
@@ -140,6 +148,31 @@ def test_numbers_that_are_not_finite_do_not_stop_the_solution():
     """The ledger tells of them, with what to try: the head hands them on."""
     head = RidgeHead((4,), torch.tensor([[0.5, 0.5]]))
     z, y = torch.arange(32) % 2, torch.zeros(32, dtype=torch.int64)
-    for _ in range(2):
+    for batches in range(2):
+        head.settle(batches)
         price = head(torch.full((32, 4), float("inf")), z, y)
     assert not torch.isfinite(price)
+
+
+def test_solutions_are_made_every_fourth_batch_after_the_first_few():
+    torch.manual_seed(0)
+    head, changed = RidgeHead((6,), PRIOR), []
+    for batches in range(13):
+        before = head.weights.clone()
+        head.settle(batches)
+        changed.append(not torch.equal(before, head.weights))
+        head(torch.randn(32, 6), torch.arange(32) % 2, torch.zeros(32, dtype=torch.int64))
+    assert [number for number, new in enumerate(changed) if new] == [1, 2, 3, 4, 8, 12]
+
+
+def test_labels_that_are_missing_weigh_nothing():
+    torch.manual_seed(0)
+    half, all_known = RidgeHead((6,), PRIOR), RidgeHead((6,), PRIOR)
+    all_known.load_state_dict(half.state_dict())
+    features, z = torch.randn(64, 6), torch.arange(64) % 2
+    features = (features - features.mean(0)) / features.std(0, correction=0)
+    missing = torch.cat([z, torch.full((64,), -1)])
+    half(torch.cat([features, features]), missing, torch.zeros(128, dtype=torch.int64))
+    all_known(features, z, torch.zeros_like(z))
+    torch.testing.assert_close(half.moments, all_known.moments)
+    torch.testing.assert_close(half.crossed, all_known.crossed)

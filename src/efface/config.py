@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from efface.errors import ConfigError, Problems, did_you_mean, expected
 
@@ -163,9 +164,22 @@ class EngineConfig(Section):
     )
     device: str = Field("auto", description="auto, cpu, cuda, mps")
     devices: Positive = Field(1, description="data-parallel processes; local_parallel: GPUs to spread the blocks over")
+    graphs: bool = Field(False, description="local_parallel on one GPU: replay the steps as CUDA graphs")
     threads: Positive | None = Field(None, description="CPU threads per process; None: all cores, shared out")
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: one per epoch")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
+
+    @field_validator("graphs")
+    @classmethod
+    def _graphs_fit(cls, graphs: bool, info: Any) -> bool:
+        """What the host decides or reads between two kernels can't be in a graph: SGD's rate, a scaled gradient."""
+        wanted = {"schedule": "local_parallel", "optimizer": "adamw", "devices": 1}
+        wrong = [f"`engine.{name}={value}`" for name, value in wanted.items() if info.data.get(name, value) != value]
+        if info.data.get("precision") == "16-mixed":
+            wrong.append("another `engine.precision` than 16-mixed")
+        if graphs and wrong:
+            raise PydanticCustomError("graphs", "true goes with {needs} only", {"needs": " and ".join(wrong)})
+        return graphs
 
 
 Beyond = Literal["selectivity", "fairness", "intersections", "recovery", "training_people", "learning_curve"]
@@ -223,6 +237,8 @@ class Config(Section):
         relevant["data"].pop("cache")
         for name in ("checkpoint_every", "log_every"):
             relevant["engine"].pop(name)
+        if not self.engine.graphs:
+            relevant["engine"].pop("graphs")
         if not self.method.preserve:  # runs that were made before there was such a setting are still theirs
             for name in ("preserve", "preserve_weight"):
                 relevant["method"].pop(name)

@@ -25,3 +25,5 @@ Logits: TypeAlias = Float[Tensor, "B A"]
 """Unnormalised log-probabilities."""
 Scalar: TypeAlias = Float[Tensor, ""]
 """A loss or an estimate, in nats."""
+Progress: TypeAlias = float | Float[Tensor, ""]
+"""A share of the training, 0 to 1, or a weight that follows from it; a float64 tensor where steps are replayed."""

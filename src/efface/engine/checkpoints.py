@@ -11,7 +11,7 @@ import torch
 
 from efface.errors import CheckpointError
 
-VERSION = 1
+VERSION = 2
 
 
 class Checkpoints:

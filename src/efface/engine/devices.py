@@ -12,7 +12,7 @@ from torch import nn
 
 from efface.config import EngineConfig
 from efface.engine.threads import choose_threads
-from efface.errors import ConfigError
+from efface.errors import ConfigError, expected
 
 
 def has_fast_bfloat16() -> bool:
@@ -34,12 +34,14 @@ def device_for(config: EngineConfig) -> torch.device:
     """Return where ``engine.device`` computes: with ``auto``, on a GPU where there is one.
 
     Raises:
-        ConfigError: There is no such device.
+        ConfigError: There is no such device, or it can't replay graphs as ``engine.graphs`` asks.
     """
     try:
-        return Fabric(accelerator=config.device, devices=_own_device(config)).device
+        device = Fabric(accelerator=config.device, devices=_own_device(config)).device
     except (RuntimeError, ValueError) as error:
         raise _unusable(config, error) from None
+    _check_graphs(config, device)
+    return device
 
 
 def make_fabric(config: EngineConfig, blocks: int = 1) -> Fabric:
@@ -56,9 +58,18 @@ def make_fabric(config: EngineConfig, blocks: int = 1) -> Fabric:
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     torch.set_num_threads(choose_threads(config.threads, _processes_here(config, blocks)))
     try:
-        return _launched(config)
+        fabric = _launched(config)
     except (RuntimeError, ValueError) as error:
         raise _unusable(config, error) from None
+    _check_graphs(config, fabric.device)
+    return fabric
+
+
+def _check_graphs(config: EngineConfig, device: torch.device) -> None:
+    if config.graphs and (device.type != "cuda" or under_torchrun()):
+        found = "torchrun" if under_torchrun() else f"the device `{device}`"
+        hint = "The other executors of `engine.schedule=local_parallel` need no graphs."
+        raise ConfigError(expected("engine.graphs", "false but on one CUDA GPU, in one process", found, hint))
 
 
 def _unusable(config: EngineConfig, error: Exception) -> ConfigError:

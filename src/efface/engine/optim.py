@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from efface.config import EngineConfig
@@ -44,6 +44,10 @@ def build_optimizer(modules: Iterable[nn.Module], config: EngineConfig, lr: floa
 
 
 def set_rate(optimizer: Optimizer, step: int, steps: int, warmup: float) -> None:
-    """Write this step's learning rate into the optimiser."""
+    """Write this step's learning rate into the optimiser; where it is a tensor, into the tensor."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, steps, group["peak"], warmup)
+        rate = learning_rate(step, steps, group["peak"], warmup)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from efface.data.batches import Batch
 from efface.engine.stages import Stage
 from efface.objectives import Terms
-from efface.shapes import Features
+from efface.shapes import Features, Progress
 
 Metrics = dict[str, Tensor]
 Step = Callable[[Fabric, Sequence[Stage], Batch, float], Metrics]
@@ -55,7 +55,7 @@ def _train_adversary(fabric: Fabric, stage: Stage, features: Features, batch: Ba
 
 
 def block_step(
-    fabric: Fabric, stage: Stage, index: int, signal: Tensor, batch: Batch, progress: float
+    fabric: Fabric, stage: Stage, index: int, signal: Tensor, batch: Batch, progress: Progress
 ) -> tuple[Metrics, Tensor]:
     """Update one block from its own loss: the one local step of every executor.
 
@@ -81,7 +81,7 @@ def block_step(
     return metrics, features.detach()
 
 
-def local_step(fabric: Fabric, stages: Sequence[Stage], batch: Batch, progress: float) -> Metrics:
+def local_step(fabric: Fabric, stages: Sequence[Stage], batch: Batch, progress: Progress) -> Metrics:
     """Update the blocks one after the other, no gradient crossing a boundary."""
     metrics: Metrics = {}
     signal: Tensor = batch.images
@@ -91,7 +91,7 @@ def local_step(fabric: Fabric, stages: Sequence[Stage], batch: Batch, progress: 
     return metrics
 
 
-def end_to_end_step(fabric: Fabric, stages: Sequence[Stage], batch: Batch, progress: float) -> Metrics:
+def end_to_end_step(fabric: Fabric, stages: Sequence[Stage], batch: Batch, progress: Progress) -> Metrics:
     """Update all blocks from the sum of their losses, the gradient passing through every boundary."""
     metrics: Metrics = {}
     signal: Tensor = batch.images

@@ -23,7 +23,8 @@ class Part:
     Attributes:
         block: The part of the network.
         objective: ``(features, batch, progress) -> Terms``; its own parameters learn with the block.
-        adversary: ``(detached features, batch) -> Terms`` and ``restart(turn)``; learns on its own, first.
+        adversary: ``(detached features, batch) -> Terms``, learns on its own, first; between steps ``settle(batches)``
+            and ``restart(turn)``.
         adversary_lr: Peak learning rate of the adversary.
         inner_steps: Steps of the adversary per step of the block.
         restart_every: Epochs after which a part of the adversary starts afresh; 0: never.
@@ -76,12 +77,15 @@ class Stage:
             module.train()
 
     def begin_step(self, step: int, steps: int, steps_per_epoch: int) -> None:
-        """Set the learning rates; restart a part of the adversary when its turn has come."""
+        """Set the learning rates; let the adversary do what is due between steps; restart a part of it in its turn."""
         # The adversary's rate stays up: as the block slows down, the adversary catches up with it.
         if self.optimizer is not None:
             set_rate(self.optimizer, step, steps, self.config.lr_warmup)
-        turn = self._turn(step, steps, steps_per_epoch)
-        if turn is None or self.part.adversary is None:
+        if self.part.adversary is None:
+            return
+        self.part.adversary.settle(step)  # type: ignore[operator]
+        turn = self.turn(step, steps, steps_per_epoch)
+        if turn is None:
             return
         assert self.adversary_optimizer is not None
         for parameter in self.part.adversary.restart(turn):  # type: ignore[operator]
@@ -92,11 +96,11 @@ class Stage:
 
         A process that trains one block of several thus stays in step with the one stream of random numbers.
         """
-        turn = self._turn(step, steps, steps_per_epoch)
+        turn = self.turn(step, steps, steps_per_epoch)
         if turn is not None and self.part.adversary is not None:
             copy.deepcopy(self.part.adversary).restart(turn)  # type: ignore[operator]
 
-    def _turn(self, step: int, steps: int, steps_per_epoch: int) -> int | None:
+    def turn(self, step: int, steps: int, steps_per_epoch: int) -> int | None:
         """Number of the restart that is due at a step; None: none is."""
         period = self.part.restart_every * steps_per_epoch
         # No restart in the last period: a fresh head would not learn any more.

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface.shapes import Features
+from efface.shapes import Features, Progress
 
 
 class GradientReversal(torch.autograd.Function):
     """Identity forward; the gradient times −strength backward."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, strength: float) -> Tensor:
+    def forward(ctx: Any, features: Tensor, strength: Progress) -> Tensor:
         """Return the features as they are."""
         ctx.strength = strength
         return features.view_as(features)
@@ -28,7 +28,7 @@ class GradientReversal(torch.autograd.Function):
         return -ctx.strength * gradients[0], None
 
 
-def reverse_gradient(features: Features, strength: float) -> Features:
+def reverse_gradient(features: Features, strength: Progress) -> Features:
     """Return the features; their gradient is −strength times the one that comes back.
 
     Whoever reads them learns as usual, and what made them learns the opposite.

@@ -15,11 +15,11 @@ from efface.config import MethodConfig
 from efface.data.batches import Batch
 from efface.data.schema import Schema
 from efface.heads.reversal import reverse_gradient
-from efface.objectives.detachment import DetachmentObjective, warmed
+from efface.objectives.detachment import DetachmentObjective, warmed, weighed
 from efface.objectives.entropy import EntropyHeads
 from efface.objectives.removal import RemovalHeads
 from efface.objectives.terms import Terms
-from efface.shapes import Features, Labels
+from efface.shapes import Features, Labels, Progress
 
 
 class AdversarialObjective(nn.Module):
@@ -54,7 +54,7 @@ class AdversarialObjective(nn.Module):
         # One set of heads per attribute: each has its own strength.
         self.heads = nn.ModuleList(EntropyHeads(feature_shape, {n: p}, config) for n, p in priors.items())
 
-    def forward(self, features: Features, batch: Batch, progress: float) -> Terms:
+    def forward(self, features: Features, batch: Batch, progress: Progress) -> Terms:
         """Return the loss at this share of training (0 to 1)."""
         terms: Terms = self.kept(features, batch, progress)
         total, metrics = terms.total, dict(terms.metrics)
@@ -68,7 +68,7 @@ class AdversarialObjective(nn.Module):
             if self.entropy_weight:
                 assert isinstance(heads, EntropyHeads)
                 gap = heads.penalty(features, batch)[name]
-                total = total + weight * self.entropy_weight * gap
+                total = total + weighed(weight * self.entropy_weight, gap)
                 metrics[f"entropy_gap_nats/{name}"] = gap.detach()
         metrics["loss/extractor"] = total.detach()
         return Terms(total, metrics)

@@ -7,7 +7,7 @@ from torch import nn
 from efface.data.batches import Batch
 from efface.information import cross_entropy_rate
 from efface.objectives.terms import Terms
-from efface.shapes import Features
+from efface.shapes import Features, Progress
 
 
 class AttributeObjective(nn.Module):
@@ -21,7 +21,7 @@ class AttributeObjective(nn.Module):
         super().__init__()
         self.name = name
 
-    def forward(self, features: Features, batch: Batch, progress: float) -> Terms:
+    def forward(self, features: Features, batch: Batch, progress: Progress) -> Terms:
         """Return the loss; ``features`` are the classifier's logits ``[B, A]``."""
         del progress
         loss = cross_entropy_rate(features.float(), batch.attributes[self.name])

@@ -8,7 +8,7 @@ from efface.data.batches import Batch
 from efface.heads.quantiser import TaskBottleneck
 from efface.information import bits, cross_entropy_rate
 from efface.objectives.terms import Terms
-from efface.shapes import Features
+from efface.shapes import Features, Progress
 
 
 class BottleneckObjective(nn.Module):
@@ -22,7 +22,7 @@ class BottleneckObjective(nn.Module):
         super().__init__()
         self._bottleneck = (bottleneck,)
 
-    def forward(self, features: Features, batch: Batch, progress: float) -> Terms:
+    def forward(self, features: Features, batch: Batch, progress: Progress) -> Terms:
         """Return the loss; the released features carry no gradient."""
         del progress
         logits = self._bottleneck[0].latest

@@ -15,7 +15,7 @@ from efface.information.hsic import normalised_hsic
 from efface.objectives.detachment import DetachmentObjective
 from efface.objectives.removal import RemovalHeads
 from efface.objectives.terms import Terms
-from efface.shapes import Features, Scalar
+from efface.shapes import Features, Progress, Scalar
 
 
 class DependencePenalty(RemovalHeads):
@@ -41,7 +41,7 @@ class DependencePenalty(RemovalHeads):
 class DependenceObjective(DetachmentObjective):
     """The detachment loss with this price: its figures are named ``hsic/…``, for they are no nats."""
 
-    def forward(self, features: Features, batch: Batch, progress: float) -> Terms:
+    def forward(self, features: Features, batch: Batch, progress: Progress) -> Terms:
         """Return the loss at this share of training (0 to 1)."""
         terms = super().forward(features, batch, progress)
         metrics = {name.replace("penalty_nats/", "hsic/"): value for name, value in terms.metrics.items()}

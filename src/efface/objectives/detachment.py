@@ -28,17 +28,24 @@ from efface.information import (
 from efface.objectives.keeping import build_keeping
 from efface.objectives.removal import RemovalHeads
 from efface.objectives.terms import Terms
-from efface.shapes import Features, Scalar
+from efface.shapes import Features, Progress, Scalar
 
 
-def warmed(progress: float, warmup: float) -> float:
+def warmed(progress: Progress, warmup: float) -> Progress:
     """Return the share of the removal weight at this share of training: linear from 0 to 1 over ``warmup``.
 
     Example:
         >>> warmed(0.05, 0.1), warmed(0.5, 0.1), warmed(0.0, 0.0)
         (0.5, 1.0, 1.0)
     """
+    if isinstance(progress, Tensor):
+        return (progress / warmup).clamp(max=1) if warmup else torch.ones_like(progress)
     return 1.0 if progress >= warmup else progress / warmup
+
+
+def weighed(weight: Progress, loss: Scalar) -> Scalar:
+    """Return a loss times a weight; a weight that is a tensor is rounded to the loss's type first, as a number is."""
+    return (weight.to(loss.dtype) if isinstance(weight, Tensor) else weight) * loss
 
 
 class DetachmentObjective(nn.Module):
@@ -83,7 +90,7 @@ class DetachmentObjective(nn.Module):
         # In a tuple the adversaries stay out of this module's parameters and state.
         self._removal = (removal,)
 
-    def forward(self, features: Features, batch: Batch, progress: float) -> Terms:
+    def forward(self, features: Features, batch: Batch, progress: Progress) -> Terms:
         """Return the loss at this share of training (0 to 1)."""
         metrics: dict[str, Tensor] = {}
         total = self.config.target_weight * self._target_loss(features, batch, metrics)
@@ -101,8 +108,8 @@ class DetachmentObjective(nn.Module):
         for name, price in self._removal[0].penalty(features, batch).items():
             metrics[f"penalty_nats/{name}"] = price.detach()
             weight = share * self.config.removal_weight * self.config.attribute_weights.get(name, 1.0)
-            total = total + weight * price
-        metrics["removal_weight"] = torch.tensor(share * self.config.removal_weight)
+            total = total + weighed(weight, price)
+        metrics["removal_weight"] = torch.as_tensor(share * self.config.removal_weight)
         metrics["loss/extractor"] = total.detach()
         return Terms(total, metrics)
 
@@ -128,7 +135,7 @@ class ClassifierObjective(nn.Module):
         super().__init__()
         self.label_smoothing = label_smoothing
 
-    def forward(self, features: Features, batch: Batch, progress: float) -> Terms:
+    def forward(self, features: Features, batch: Batch, progress: Progress) -> Terms:
         """Return the loss; ``features`` are the model's logits ``[B, Y]``."""
         del progress
         loss = F.cross_entropy(features.float(), batch.target, label_smoothing=self.label_smoothing)
@@ -138,7 +145,7 @@ class ClassifierObjective(nn.Module):
 class SilentObjective(nn.Module):
     """No loss of its own: an inner block that learns end to end from the block on top."""
 
-    def forward(self, features: Features, batch: Batch, progress: float) -> Terms:
+    def forward(self, features: Features, batch: Batch, progress: Progress) -> Terms:
         """Return zero."""
         del features, progress
         return Terms(torch.zeros((), device=batch.target.device))

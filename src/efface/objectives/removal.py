@@ -111,6 +111,11 @@ class RemovalHeads(nn.Module):
             for number, head in enumerate(heads.children()):
                 yield name, number, head(features, batch.target)[0].argmax(1)
 
+    def settle(self, batches: int) -> None:
+        """Let the closed-form heads solve again, where that is due after so many batches."""
+        for head in self.solved:
+            head.settle(batches)  # type: ignore[operator]
+
     def restart(self, turn: int) -> list[nn.Parameter]:
         """Start one head of each attribute afresh, in turn; return its parameters."""
         renewed: list[nn.Parameter] = []

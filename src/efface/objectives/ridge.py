@@ -61,7 +61,6 @@ class RidgeHead(nn.Module):
             "crossed": torch.zeros(size, prior.shape[1]),
             "weights": torch.zeros(size, prior.shape[1]),
             "seen": torch.zeros(()),
-            "steps": torch.zeros((), dtype=torch.int64),
             "filters": torch.randn(FILTERS, channels, 3, 3) / math.sqrt(9 * channels),
             "offset": torch.randn(FILTERS) / 2,
         }
@@ -85,7 +84,7 @@ class RidgeHead(nn.Module):
             residual, known = self._residual(attribute, target)
             price = self._price(inputs, residual)
             if self.training:
-                self._remember(inputs.detach()[known], residual[known])
+                self._remember(inputs.detach(), residual, known)
         return price
 
     def _expand(self, flat: Float[Tensor, "B F"]) -> Float[Tensor, "B S"]:
@@ -105,41 +104,43 @@ class RidgeHead(nn.Module):
         return (chosen - prior[target.clamp_min(0)]) * known[:, None], known
 
     def _price(self, inputs: Float[Tensor, "B S"], residual: Float[Tensor, "B A"]) -> Scalar:
-        if not float(self.get_buffer("seen")):
-            return inputs.sum() * 0
         variance = residual.square().sum(1).mean().clamp_min(1e-6)
         told = (inputs @ self.get_buffer("weights") * residual).sum(1).mean()
         return 0.5 * told.clamp_min(0) / variance
 
     @torch.no_grad()
-    def _solve(self) -> None:
-        """Set the weights to the least squares of the running moments."""
+    def settle(self, batches: int) -> None:
+        """Solve again if that is due: the weights become the least squares of the running moments.
+
+        Not part of ``forward``, which thus asks the device nothing and can be replayed as a CUDA graph. Call it between
+        batches: a backward pass under way still needs the former weights.
+
+        Args:
+            batches: How many the head has been given in training.
+        """
         moments, crossed = self.get_buffer("moments"), self.get_buffer("crossed")
+        period = PERIOD if len(moments) <= LARGE else 2 * PERIOD
+        if not batches or (batches >= period and batches % period):
+            return
         # Young averages are shrunk towards 0 by the decay: undo it.
         scale = 1 / self.get_buffer("seen")
         diagonal = self.ridge * torch.eye(len(moments), device=moments.device)
         factor, failed = torch.linalg.cholesky_ex((moments * scale + diagonal).double())
-        if failed:  # moments that are not finite: the loss isn't either, and the ledger says so
-            self.register_buffer("weights", torch.full_like(crossed, torch.nan))
-            return
-        # A new tensor, not in place: the backward pass of this batch still needs the old one.
-        self.register_buffer("weights", torch.cholesky_solve((crossed * scale).double(), factor).float())
+        solution = torch.cholesky_solve((crossed * scale).double(), factor).float()
+        # Moments that are not finite can't be solved: the loss isn't finite either, and the ledger says so.
+        self.get_buffer("weights").copy_(torch.where(failed > 0, torch.nan, solution))
 
     @torch.no_grad()
     def _standardise(self, flat: Float[Tensor, "B F"]) -> None:
-        """Move the running mean and variance of the features towards this batch's."""
-        keep = self.decay if float(self.get_buffer("seen")) else 0.0
-        self.get_buffer("mean").mul_(keep).add_(flat.mean(0), alpha=1 - keep)
-        self.get_buffer("variance").mul_(keep).add_(flat.var(0, correction=0), alpha=1 - keep)
+        """Move the running mean and variance of the features towards this batch's; the first batch's are taken over."""
+        share = torch.where(self.get_buffer("seen") > 0, 1 - self.decay, 1.0)
+        self.get_buffer("mean").lerp_(flat.mean(0), share)
+        self.get_buffer("variance").lerp_(flat.var(0, correction=0), share)
 
     @torch.no_grad()
-    def _remember(self, inputs: Float[Tensor, "B S"], residual: Float[Tensor, "B A"]) -> None:
-        """Move the running second moments towards this batch's."""
-        share = (1 - self.decay) / max(1, len(inputs))
-        self.get_buffer("moments").mul_(self.decay).addmm_(inputs.T, inputs, alpha=share)
-        self.get_buffer("crossed").mul_(self.decay).addmm_(inputs.T, residual, alpha=share)
+    def _remember(self, inputs: Float[Tensor, "B S"], residual: Float[Tensor, "B A"], known: Tensor) -> None:
+        """Move the running second moments towards this batch's, over the images whose labels are known."""
+        weighted = inputs * ((1 - self.decay) * known / known.sum().clamp_min(1))[:, None]
+        self.get_buffer("moments").mul_(self.decay).addmm_(weighted.T, inputs)
+        self.get_buffer("crossed").mul_(self.decay).addmm_(weighted.T, residual)
         self.get_buffer("seen").mul_(self.decay).add_(1 - self.decay)
-        steps = int(self.get_buffer("steps").add_(1))
-        period = PERIOD if inputs.shape[1] <= LARGE else 2 * PERIOD
-        if steps < period or steps % period == 0:
-            self._solve()

@@ -6,6 +6,7 @@
 | ``parallel.processes`` | a process per block, shared memory | ``local_parallel`` on the CPU |
 | ``parallel.ranks`` | ``torch.distributed``, a rank per block | ``local_parallel`` under torchrun |
 | ``parallel.streams`` | a CUDA stream per block, one or more GPUs | ``local_parallel`` on CUDA |
+| ``parallel.graphs`` | the same on one GPU, as CUDA graphs | ``local_parallel`` with ``engine.graphs`` |
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from efface.engine.training import Training
 
 def executor(config: EngineConfig, fabric: Fabric, blocks: int) -> Callable[[Training], None]:
     """Return who makes the steps of a training with so many blocks."""
+    if config.graphs:
+        from efface.engine.parallel import graphs
+
+        return graphs.run
     if config.schedule != "local_parallel" or blocks == 1:
         return loop.run
     if under_torchrun():

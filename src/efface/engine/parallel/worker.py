@@ -69,7 +69,7 @@ def run_block(training: Training, index: int, source: Source, sink: Sink | None,
     stage, plan = training.stages[index], training.ledger.plan
     stage.train()
     for step in range(training.ledger.step, plan.steps):
-        _begin(training, index, step)
+        begin(training, index, step)
         parcel = source.get()
         if parcel.randomness is not None:
             set_random_state(parcel.randomness)
@@ -81,10 +81,10 @@ def run_block(training: Training, index: int, source: Source, sink: Sink | None,
         report(step + 1, metrics)
 
 
-def _begin(training: Training, index: int, step: int) -> None:
+def begin(training: Training, index: int, step: int) -> None:
     """Seed, and draw what the beginning of a step draws in one process: the restarts of all blocks, in their order."""
     job, plan, (replica, replicas) = training.job, training.ledger.plan, training.batches.shard
     seed_everything(job.seed, job.model, "step", step, *((replica,) if replicas > 1 else ()))
     for number, stage in enumerate(training.stages):
-        begin = stage.begin_step if number == index else stage.rehearse_step
-        begin(step, plan.steps, plan.per_epoch)
+        enter = stage.begin_step if number == index else stage.rehearse_step
+        enter(step, plan.steps, plan.per_epoch)

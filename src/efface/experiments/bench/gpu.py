@@ -17,11 +17,11 @@ from efface.config import EngineConfig
 from efface.data.batches import Batch, Batches
 from efface.data.dataset import AttributeDataset
 from efface.engine.devices import make_fabric
+from efface.engine.parallel.graphs import Pipeline
 from efface.engine.parallel.streams import Lane, streamed_step
 from efface.engine.schedules import SCHEDULES
 from efface.engine.stages import Stage
 from efface.engine.threads import cores_of_this_process
-from efface.experiments.bench.graphs import PROGRESS, Pipeline, capturable
 from efface.experiments.bench.plain import plain_seconds
 from efface.experiments.bench.sampling import Variant, alternate
 from efface.experiments.bench.workload import Load, noise, parts_of
@@ -39,7 +39,7 @@ VARIANTS = {
     "end_to_end": "engine, end to end, with the auxiliary network's loss",
     "local": "engine, local",
     "streams": "engine, local_parallel: a stream per block",
-    "graphs": "the streams' work as one CUDA graph, at a fixed rate and weight: no executor of the engine",
+    "graphs": "the streams' work as CUDA graphs (`engine.graphs`)",
     "compiled": "engine, local, the blocks made by torch.compile: not offered by the engine",
     "local_full": "engine, local, with decoder, target head and removal heads",
 }
@@ -47,6 +47,8 @@ SLOW = ("plain", "compiled")
 """Variants that are measured last, at one batch size."""
 PLAIN_BATCH = 128
 """The one batch size at which the plain loop is measured, as in the paper."""
+PROGRESS = 0.5
+"""Share of the training at which all steps are made."""
 
 
 @dataclass
@@ -168,14 +170,24 @@ def steps_of(load: Load, data: AttributeDataset, name: str) -> tuple[Callable[[B
             stage.block.compile()
     batches = endless(Batches(data, "train", load.batch, fabric.device, augment=(True, 4)))
     if name == "graphs":
-        if fabric.device.type == "cuda":
-            capturable(stages)
-        return Pipeline(fabric, stages, next(batches)).step, batches
+        return _rounds(Pipeline(fabric, stages, next(batches))), batches
     if name == "streams":
         lanes = [Lane.on(fabric.device) for _ in stages]
         return lambda batch: streamed_step(lanes, fabric, stages, batch, PROGRESS), batches
     schedule = SCHEDULES["local" if name.startswith(("local", "compiled")) else "end_to_end"]
     return lambda batch: schedule(fabric, stages, batch, PROGRESS), batches
+
+
+def _rounds(pipeline: Pipeline) -> Callable[[Batch], object]:
+    """Return what makes a round of a pipeline at a fixed share of the training."""
+    for place in pipeline.places:
+        place.progress.fill_(PROGRESS)
+
+    def advance(batch: Batch) -> object:
+        pipeline.load(batch, step=0)
+        return pipeline.advance()
+
+    return advance
 
 
 def endless(batches: Batches) -> Iterator[Batch]:

@@ -21,6 +21,7 @@ from efface.heads import build_head
 from efface.methods.detachment import attribute_priors
 from efface.models import build, split
 from efface.objectives import ClassifierObjective, DetachmentObjective, RemovalHeads, Terms
+from efface.shapes import Progress
 
 CLASSES = 10
 
@@ -92,7 +93,7 @@ class HeadObjective(nn.Module):
         super().__init__()
         self.head = build_head("conv", feature_shape, CLASSES, 64)
 
-    def forward(self, features: Tensor, batch: Batch, progress: float) -> Terms:
+    def forward(self, features: Tensor, batch: Batch, progress: Progress) -> Terms:
         """Return the loss."""
         del progress
         return Terms(F.cross_entropy(self.head(features)[0], batch.target))
@@ -136,7 +137,7 @@ class Stopwatch(nn.Module):
         self.inner = inner
         self._board = torch.frombuffer(mmap.mmap(-1, 8 * (capacity + 1)), dtype=torch.float64)
 
-    def forward(self, features: Tensor, batch: Batch, progress: float) -> Terms:
+    def forward(self, features: Tensor, batch: Batch, progress: Progress) -> Terms:
         """Note the time, and return the loss."""
         noted = int(self._board[0])
         self._board[noted + 1] = time.monotonic()
