@@ -105,10 +105,11 @@ def test_all_methods_start_from_the_one_original(finished):
 def test_finished_cells_are_kept_and_a_killed_one_is_made_again(finished, monkeypatch):
     """What counts: the kept cell is not touched, the other ends with the same figures, a further method joins.
 
-    The original is attacked once for both, with what a whole audit of its own finds.
+    The original is attacked and probed once for both, with what a whole audit of its own finds.
     """
-    attacks = []
-    run_suite = remembered.run_suite
+    attacks, probes = [], []
+    run_suite, read = remembered.run_suite, remembered.read
+    monkeypatch.setattr(remembered, "read", lambda *given: probes.append(given[1].name) or read(*given))
     monkeypatch.setattr(remembered, "run_suite", lambda *given: attacks.append(given) or run_suite(*given))
     place = finished / "seed-0"
     kept, killed = place / "random_projection" / "cell.json", place / "task_bottleneck"
@@ -128,6 +129,7 @@ def test_finished_cells_are_kept_and_a_killed_one_is_made_again(finished, monkey
         k: v for k, v in before["task_bottleneck"].items() if k not in changing
     }
     assert len(attacks) == 1
+    assert sorted(probes) == sorted(after["leace"]["selectivity"])
     assert after["leace"]["original_accuracy"] == before["original"]["original_accuracy"]
     assert after["leace"]["fidelity_original"] == before["original"]["fidelity"]
     with pytest.raises(ConfigError, match="already holds a run"):

@@ -1,22 +1,26 @@
-"""The attacks on an original, made once for several audits: a comparison audits many models against one original."""
+"""Attacks and probes of an original, made once for several audits: a comparison audits many models against one."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
 from efface.audit.attack import Outcomes, Settings, run_suite
 from efface.audit.features import FeatureSet
+from efface.audit.probe import Probing, Reading, read
 from efface.data.schema import Column
 
-_kept: ContextVar[dict[str, Outcomes] | None] = ContextVar("_kept", default=None)
+Found = TypeVar("Found")
+
+_kept: ContextVar[dict[str, Any] | None] = ContextVar("_kept", default=None)
 
 
 @contextmanager
 def remembering() -> Iterator[None]:
-    """Within this context, equal attacks on an equal original are made once."""
+    """Within this context, equal attacks and probes of an equal original are made once."""
     token = _kept.set({})
     try:
         yield
@@ -30,30 +34,49 @@ def attack_original(original: FeatureSet, column: Column, settings: Settings) ->
     The same seeds give the same attackers, so nothing but time changes. An original is known by its answers to the
     audited people; embeddings, which have none, are attacked each time.
     """
-    kept, key = _kept.get(), ""
-    if kept is not None and original.logits:
-        key = _key(original, column, settings)
-        if key in kept:
-            epochs = settings.config.epochs * settings.seeds * len(settings.suite)
-            settings.tick(f"{column.name} was read from the original before", epochs)
-            return kept[key]
-    found = run_suite(original, column, settings, "the original")
-    if kept is not None and key:
-        kept[key] = found
+    suite = [(type(attacker).__qualname__, vars(attacker)) for attacker in settings.suite]
+    how = suite, settings.target, settings.seed, settings.seeds, settings.config.model_dump_json()
+    epochs = settings.config.epochs * settings.seeds * len(settings.suite)
+    return _once(
+        _key(original, column, settings.config.split, how),
+        lambda: run_suite(original, column, settings, "the original"),
+        lambda: settings.tick(f"{column.name} was read from the original before", epochs),
+    )
+
+
+def read_original(original: FeatureSet, column: Column, probing: Probing) -> Reading:
+    """Probe a column on the original's features, or return what the probe found before."""
+    how = "probe", probing.attackers, probing.epochs, probing.people, probing.seed
+    return _once(
+        _key(original, column, probing.split, how),
+        lambda: read(original, column, probing, "the original"),
+        lambda: probing.tick(f"{column.name} was probed on the original before", probing.steps),
+    )
+
+
+def _once(key: str | None, make: Callable[[], Found], tell: Callable[[], None]) -> Found:
+    """Return what was made under this key before, and tell that; else make it."""
+    kept = _kept.get()
+    if kept is None or key is None:
+        return make()
+    if key in kept:
+        tell()
+    else:
+        kept[key] = make()
+    found: Found = kept[key]
     return found
 
 
-def _key(original: FeatureSet, column: Column, settings: Settings) -> str:
-    """Name everything that the outcome depends on."""
-    split = settings.config.split
+def _key(original: FeatureSet, column: Column, split: str, how: object) -> str | None:
+    """Name everything that the outcome depends on; None where the original has no answers to be known by."""
+    if not original.logits:
+        return None
     parts = [
         original.logits[split].contiguous().cpu().numpy().tobytes(),
-        original.labels[split][column.name].tobytes(),
-        repr((original.layer, original.shape, column.name, column.classes)).encode(),
-        repr([(type(attacker).__qualname__, vars(attacker)) for attacker in settings.suite]).encode(),
-        repr((settings.target, settings.seed, settings.seeds, settings.config.model_dump_json())).encode(),
+        *(original.labels[name][column.name].tobytes() for name in sorted(original.labels)),
+        repr((original.layer, original.shape, column.name, column.classes, how)).encode(),
     ]
     return hashlib.sha256(b"|".join(parts)).hexdigest()
 
 
-__all__ = ["attack_original", "remembering"]
+__all__ = ["attack_original", "read_original", "remembering"]

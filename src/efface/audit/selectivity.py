@@ -19,6 +19,7 @@ from efface.audit.figures import Figure
 from efface.audit.floors import entropy, joint_table
 from efface.audit.intervals import paired_interval
 from efface.audit.probe import Probing, Reading, plain, read, tools, with_labels
+from efface.audit.remembered import read_original
 from efface.data.schema import MISSING, Column
 
 MOST_CLASSES = 24
@@ -122,10 +123,8 @@ def selectivity(
             probing.tick(f"{column.name} is left out", 2 * probing.steps)
             continue
         chosen, codes = coarse
-        sets = [with_labels(one, column.name, codes) for one in (features, original)]
-        after, before = (
-            read(one, chosen, probing, of) for one, of in zip(sets, ("the model", "the original"), strict=True)
-        )
+        after = read(with_labels(features, column.name, codes), chosen, probing)
+        before = read_original(with_labels(original, column.name, codes), chosen, probing)
         told = overlap(features, codes[probing.split], attributes, probing.split, chosen.n_classes)
         kept = survival(after, before, chosen, told, probing, why or None)
         found.append(replace(kept, preserved=column.name in preserved))
