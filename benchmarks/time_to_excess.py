@@ -115,6 +115,8 @@ def main() -> None:
         (one for folder in given.folders for one in points(folder)),
         key=lambda one: (one["init"], one["method"], one["seed"], one["epochs"]),
     )
+    if len({(one["name"], one["method"], one["seed"]) for one in found}) != 1:
+        raise SystemExit("Name comparisons of one preset, one method and one seed.")
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "time.json").write_text(json.dumps(found, indent=1) + "\n")
     draw(found, given.out / "time.svg")

@@ -12,16 +12,16 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import Net
-from efface.config import Config, EngineConfig
+from efface.config import Config, EngineConfig, NarrowConfig
 from efface.data.batches import Batches
-from efface.engine import Job
+from efface.engine import Job, loop
 from efface.engine.devices import device_for, make_fabric
 from efface.engine.optim import set_rate
 from efface.engine.parallel import executor, graphs
 from efface.engine.parallel.graphs import Pipeline
 from efface.engine.stages import Part, Stage
 from efface.errors import ConfigError
-from efface.methods import Detachment
+from efface.methods import Detachment, find_method
 from efface.objectives import Terms
 from parallel_helpers import CUTS, FAST, SMALL, assert_equal, few
 
@@ -104,9 +104,9 @@ def test_a_training_that_stopped_goes_on(faces, tmp_path, replayed, monkeypatch)
 
 
 class NoQuestions(TorchDispatchMode):
-    """Refuses what makes the host wait for a GPU, or gives a result whose size depends on numbers."""
+    """Refuses what makes the host wait for a GPU, gives a result whose size depends on numbers, or sends numbers."""
 
-    ASKS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero")
+    ASKS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique", "is_nonzero", "lift_fresh")
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         name = function.overloadpacket.__name__
@@ -122,10 +122,29 @@ def one_hot(labels, classes):
     return torch.zeros(*labels.shape, classes, dtype=torch.int64).scatter_(-1, labels[..., None], 1)
 
 
-@pytest.mark.parametrize("removal", ["confusion", "reversal"])
-def test_a_round_asks_nothing_of_the_device(faces, removal, monkeypatch):
+EVERY = {"heads": ("conv", "pooled", "grid", "ridge")}
+"""Kinds of heads."""
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("detachment", EVERY),
+        ("detachment", EVERY | {"removal": "reversal", "keep": "features"}),
+        ("detachment", EVERY | {"removal": "vclub", "variant": "paper"}),
+        ("narrow", EVERY | {"narrow": NarrowConfig(channels=4)}),
+        ("quantised", {"heads": ("conv",)}),
+        ("adversarial", {"heads": ("conv",)}),
+        ("maxent", {"heads": ("conv",)}),
+        ("learning_not_to_learn", {"heads": ("conv",)}),
+        ("vclub", {"heads": ("conv",)}),
+        ("task_bottleneck", {}),
+    ],
+)
+def test_a_round_asks_nothing_of_the_device(faces, method, settings, monkeypatch):
     """What a graph can't hold is a step that reads a number on the host, or a shape that hangs on one."""
-    every = STILL.model_copy(update={"heads": ("conv", "pooled", "grid", "ridge"), "removal": removal})
+    chosen = find_method(method)
+    every = STILL.model_copy(update=settings if chosen.preserves else settings | {"preserve": ()})
     seen = []
 
     def look(training):
@@ -133,19 +152,23 @@ def test_a_round_asks_nothing_of_the_device(faces, removal, monkeypatch):
         pipeline = Pipeline(training.fabric, training.stages, batches[0])
         for step, batch in enumerate(batches):
             pipeline.load(batch, step)
+            for index in pipeline.occupied:
+                training.stages[index].begin_step(pipeline.places[index].step, 6, 6)
+                training.stages[index].settle()
             with NoQuestions():
                 seen.append(len([figures for figures in pipeline.advance() if figures]))
 
     monkeypatch.setattr(functional, "one_hot", one_hot)
     monkeypatch.setattr(FIT, "executor", lambda *_: look)
     # The CPU's clipping and AdamW don't ask either; gradients are scaled by no number that the host knows.
-    Detachment().fit(Net(dropout=0.3), few(faces), CUTS[3], every, FAST, Job(progress=False))
+    chosen.fit(Net(dropout=0.3), few(faces), CUTS[3], every, FAST, Job(progress=False))
     assert seen == [1, 2, 3, 3, 3, 3]
 
 
 def test_the_question_finder_finds_questions():
     values = torch.arange(4.0)
-    for ask in (lambda: float(values[0]), lambda: values[values > 1], lambda: bool((values > 1).any())):
+    asks = (lambda: float(values[0]), lambda: values[values > 1], lambda: bool((values > 1).any()))
+    for ask in (*asks, values.unique, lambda: torch.tensor([1.0, 2.0])):
         with pytest.raises(AssertionError, match="asks the device"), NoQuestions():
             ask()
 
@@ -205,10 +228,12 @@ def test_graphs_are_refused_where_nothing_could_replay_them():
         with pytest.raises(ConfigError, match=r"`engine.graphs`: true goes with .* only, but got True"):
             Config.from_mapping({"engine": GRAPHS | wrong})
     config = EngineConfig(**GRAPHS, device="cpu")
-    for needs in (device_for, make_fabric):
-        with pytest.raises(ConfigError, match=r"false but on one CUDA GPU, in one process, but got 'the device `cpu`'"):
-            needs(config)
+    with pytest.raises(ConfigError, match=r"false but on one CUDA GPU, in one process, but got 'the device `cpu`'"):
+        make_fabric(config)
+    assert device_for(config).type == "cpu", "what a GPU has trained is audited anywhere"
     assert executor(config, make_fabric(FAST), 1) is graphs.run
+    # Methods that train one block once more do so with `local`.
+    assert executor(config.model_copy(update={"schedule": "local"}), make_fabric(FAST), 1) is loop.run
 
 
 def test_graphs_change_no_fingerprint_where_there_are_none():

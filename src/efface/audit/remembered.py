@@ -38,7 +38,7 @@ def attack_original(original: FeatureSet, column: Column, settings: Settings) ->
     how = suite, settings.target, settings.seed, settings.seeds, settings.config.model_dump_json()
     epochs = settings.config.epochs * settings.seeds * len(settings.suite)
     return _once(
-        _key(original, column, settings.config.split, how),
+        lambda: _key(original, column, settings.config.split, how),
         lambda: run_suite(original, column, settings, "the original"),
         lambda: settings.tick(f"{column.name} was read from the original before", epochs),
     )
@@ -48,15 +48,16 @@ def read_original(original: FeatureSet, column: Column, probing: Probing) -> Rea
     """Probe a column on the original's features, or return what the probe found before."""
     how = "probe", probing.attackers, probing.epochs, probing.people, probing.seed
     return _once(
-        _key(original, column, probing.split, how),
+        lambda: _key(original, column, probing.split, how),
         lambda: read(original, column, probing, "the original"),
         lambda: probing.tick(f"{column.name} was probed on the original before", probing.steps),
     )
 
 
-def _once(key: str | None, make: Callable[[], Found], tell: Callable[[], None]) -> Found:
-    """Return what was made under this key before, and tell that; else make it."""
+def _once(name: Callable[[], str | None], make: Callable[[], Found], tell: Callable[[], None]) -> Found:
+    """Return what was made under this name before, and tell that; else make it."""
     kept = _kept.get()
+    key = name() if kept is not None else None
     if kept is None or key is None:
         return make()
     if key in kept:

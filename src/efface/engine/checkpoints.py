@@ -64,7 +64,8 @@ class Checkpoints:
             ) from None
         if state.get("version") != VERSION:
             raise CheckpointError(
-                f"The checkpoint {self.path.name!r} has version {state.get('version')}; expected {VERSION}."
+                f"The checkpoint {self.path.name!r} has version {state.get('version')}; expected {VERSION}. "
+                "Delete it, or start again without --resume."
             )
         if state["fingerprint"] != self.fingerprint:
             raise CheckpointError(

@@ -34,14 +34,12 @@ def device_for(config: EngineConfig) -> torch.device:
     """Return where ``engine.device`` computes: with ``auto``, on a GPU where there is one.
 
     Raises:
-        ConfigError: There is no such device, or it can't replay graphs as ``engine.graphs`` asks.
+        ConfigError: There is no such device.
     """
     try:
-        device = Fabric(accelerator=config.device, devices=_own_device(config)).device
+        return Fabric(accelerator=config.device, devices=_own_device(config)).device
     except (RuntimeError, ValueError) as error:
         raise _unusable(config, error) from None
-    _check_graphs(config, device)
-    return device
 
 
 def make_fabric(config: EngineConfig, blocks: int = 1) -> Fabric:
@@ -66,7 +64,7 @@ def make_fabric(config: EngineConfig, blocks: int = 1) -> Fabric:
 
 
 def _check_graphs(config: EngineConfig, device: torch.device) -> None:
-    if config.graphs and (device.type != "cuda" or under_torchrun()):
+    if config.graphs and config.schedule == "local_parallel" and (device.type != "cuda" or under_torchrun()):
         found = "torchrun" if under_torchrun() else f"the device `{device}`"
         hint = "The other executors of `engine.schedule=local_parallel` need no graphs."
         raise ConfigError(expected("engine.graphs", "false but on one CUDA GPU, in one process", found, hint))

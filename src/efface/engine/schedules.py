@@ -70,6 +70,7 @@ def block_step(
     Returns:
         Figures, and the features for the next block, detached. The block's graph is freed with this call.
     """
+    stage.settle()
     with fabric.autocast():
         features = stage.block(signal)
     metrics = _train_adversary(fabric, stage, features, batch)
@@ -97,6 +98,7 @@ def end_to_end_step(fabric: Fabric, stages: Sequence[Stage], batch: Batch, progr
     signal: Tensor = batch.images
     total = torch.zeros((), device=signal.device)
     for stage in stages:
+        stage.settle()
         with fabric.autocast():
             signal = stage.block(signal)
         metrics |= _train_adversary(fabric, stage, signal, batch)

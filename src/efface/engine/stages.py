@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import Optimizer
@@ -50,6 +51,8 @@ class Stage:
     def __init__(self, part: Part, fabric: Fabric, config: EngineConfig):
         self.part = part
         self.config = config
+        self._batches: int | None = None
+        """How many batches the adversary has been given, where that has not been told to it yet."""
         modules = [part.block, part.objective]
         self.optimizer = build_optimizer(modules, config, config.lr)
         adversary = [part.adversary] if part.adversary is not None else []
@@ -77,19 +80,25 @@ class Stage:
             module.train()
 
     def begin_step(self, step: int, steps: int, steps_per_epoch: int) -> None:
-        """Set the learning rates; let the adversary do what is due between steps; restart a part of it in its turn."""
+        """Set the learning rates; restart a part of the adversary when its turn has come."""
         # The adversary's rate stays up: as the block slows down, the adversary catches up with it.
         if self.optimizer is not None:
             set_rate(self.optimizer, step, steps, self.config.lr_warmup)
-        if self.part.adversary is None:
-            return
-        self.part.adversary.settle(step)  # type: ignore[operator]
+        self._batches = step
         turn = self.turn(step, steps, steps_per_epoch)
-        if turn is None:
+        if turn is None or self.part.adversary is None:
             return
         assert self.adversary_optimizer is not None
+        _wait()  # a stream may still be reading the head
         for parameter in self.part.adversary.restart(turn):  # type: ignore[operator]
             self.adversary_optimizer.state.pop(parameter, None)
+        _wait()
+
+    def settle(self) -> None:
+        """Let the adversary solve what it solves between steps: once per step, where the block's work is done."""
+        if self._batches is not None and self.part.adversary is not None:
+            self.part.adversary.settle(self._batches)  # type: ignore[operator]
+        self._batches = None
 
     def rehearse_step(self, step: int, steps: int, steps_per_epoch: int) -> None:
         """Draw the random numbers that ``begin_step`` would draw, and change nothing.
@@ -98,7 +107,10 @@ class Stage:
         """
         turn = self.turn(step, steps, steps_per_epoch)
         if turn is not None and self.part.adversary is not None:
-            copy.deepcopy(self.part.adversary).restart(turn)  # type: ignore[operator]
+            adversary = self.part.adversary
+            state = copy.deepcopy(adversary.state_dict())
+            adversary.restart(turn)  # type: ignore[operator]
+            adversary.load_state_dict(state)
 
     def turn(self, step: int, steps: int, steps_per_epoch: int) -> int | None:
         """Number of the restart that is due at a step; None: none is."""
@@ -125,3 +137,10 @@ class Stage:
         """Restore block, objective and adversary alone: all that a process needs which does not train them."""
         for module, values in zip(self.modules, state["modules"], strict=True):
             module.load_state_dict(values)
+
+
+def _wait() -> None:
+    """Wait for every stream of every GPU."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        for number in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(number)

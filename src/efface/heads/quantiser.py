@@ -61,6 +61,7 @@ class Quantiser(CodedRelease):
         groups = position_groups(shape, channels * min(CELLS, positions))
         self.register_buffer("groups", groups)
         self.register_buffer("centres", _centres(levels))
+        self.register_buffer("counts", torch.tensor(self.levels), persistent=False)
         self.trunk = TRUNKS["conv"](shape, width)
         self.encode = nn.Linear(width, len(levels))
         # Standardised, each number starts in the middle of its levels: no level is empty from the beginning.
@@ -99,12 +100,11 @@ class Quantiser(CodedRelease):
 
     def _index(self, position: Float[Tensor, "B L"]) -> Int[Tensor, "B L"]:
         """Return each number's level, 0 to levels − 1: bins of equal width."""
-        levels = torch.tensor(self.levels, device=position.device)
+        levels = self.get_buffer("counts")
         return torch.minimum(((position.detach() + 1) / 2 * levels).long(), levels - 1)
 
     def _centre(self, index: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
-        levels = torch.tensor(self.levels, device=index.device)
-        return (2 * index + 1) / levels - 1
+        return (2 * index + 1) / self.get_buffer("counts") - 1
 
     def _code(self, index: Int[Tensor, "B L"]) -> Int[Tensor, " B"]:
         """Return the integer whose digits the levels are, the last one the fastest."""

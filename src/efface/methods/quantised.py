@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import nn
@@ -23,6 +23,10 @@ class Quantised(PenalisedMethod):
     summary: ClassVar[str] = (
         "a finite code at the cut (straight-through), so that a certificate for every attacker applies"
     )
+
+    # The table knows best what the code tells: one trained head beside it is enough. A few bits must hold the target
+    # first, so it weighs more than where a whole map passes.
+    suggested: ClassVar[Mapping[str, object]] = {"target_weight": 12.0, "removal_weight": 48.0, "heads": ("conv",)}
 
     def settings(self, config: MethodConfig) -> MethodConfig:
         """Turn off the closed-form head: few different features make its moments singular, and the table knows more."""

@@ -67,8 +67,8 @@ class CodeHeads(RemovalHeads):
         """Price a batch by the table as it was before, then count the batch."""
         prior, counts = list(self.priors)[number].detach(), self.get_buffer(f"counts{number}")
         known = (labels >= 0) & (given >= 0)
-        z, y = labels[known], given[known]
-        taken = assignment[known]
+        z, y = labels.clamp_min(0), given.clamp_min(0)
+        taken = assignment * known[:, None]
         with torch.no_grad():
             smooth = counts + PSEUDO * prior
             told = (smooth / smooth.sum(2, keepdim=True)).log() - prior.log()

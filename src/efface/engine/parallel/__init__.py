@@ -23,7 +23,7 @@ from efface.engine.training import Training
 
 def executor(config: EngineConfig, fabric: Fabric, blocks: int) -> Callable[[Training], None]:
     """Return who makes the steps of a training with so many blocks."""
-    if config.graphs:
+    if config.graphs and config.schedule == "local_parallel":
         from efface.engine.parallel import graphs
 
         return graphs.run

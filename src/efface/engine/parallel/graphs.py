@@ -116,10 +116,14 @@ class Pipeline:
             graph = torch.cuda.CUDAGraph()
             try:
                 # Captured, a round is noted and not made. Another thread reads batches into pinned memory meanwhile.
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                with (
+                    torch.cuda.stream(torch.cuda.current_stream(self.fabric.device)),
+                    torch.cuda.graph(graph, capture_error_mode="thread_local"),
+                ):
                     self._captured = self._round(range(len(self.stages)))
-            except RuntimeError as error:
-                reason = str(error).strip().splitlines()[0]
+            except Exception as error:
+                # The end of the capture has an error of its own, about the one that ended it.
+                reason = str(error.__context__ or error).strip().splitlines()[0]
                 raise TrainingError(
                     f"The steps can't be replayed as a CUDA graph: {reason} Train with `engine.graphs=false`."
                 ) from error
@@ -210,6 +214,7 @@ class _Rounds:
         for index, step in enumerate(steps):
             if step is not None:
                 begin(training, index, step)
+                training.stages[index].settle()  # not in the round: it is not due in each
                 pipeline.places[index].progress.fill_(plan.progress(step))
                 if training.stages[index].turn(step, plan.steps, plan.per_epoch) is not None:
                     pipeline.forget()
@@ -232,6 +237,8 @@ def _keep_on_device(stages: Sequence[Stage], device: torch.device) -> None:
     """Let the optimisers keep rates and counts on the GPU, where a graph reads them."""
     for stage in stages:
         for optimizer in stage.optimizers():
+            # The rounds that are made kernel by kernel are meant to be.
+            optimizer._warned_capturable_if_run_uncaptured = True
             for group in optimizer.param_groups:
                 group["capturable"] = True
                 group["lr"] = torch.tensor(float(group["lr"]), device=device)

@@ -49,6 +49,8 @@ PLAIN_BATCH = 128
 """The one batch size at which the plain loop is measured, as in the paper."""
 PROGRESS = 0.5
 """Share of the training at which all steps are made."""
+STEPS = 1_000_000
+"""Of the training that all steps are taken from the beginning of."""
 
 
 @dataclass
@@ -175,7 +177,15 @@ def steps_of(load: Load, data: AttributeDataset, name: str) -> tuple[Callable[[B
         lanes = [Lane.on(fabric.device) for _ in stages]
         return lambda batch: streamed_step(lanes, fabric, stages, batch, PROGRESS), batches
     schedule = SCHEDULES["local" if name.startswith(("local", "compiled")) else "end_to_end"]
-    return lambda batch: schedule(fabric, stages, batch, PROGRESS), batches
+    steps = count()
+
+    def step(batch: Batch) -> object:
+        number = next(steps)
+        for stage in stages:
+            stage.begin_step(number, STEPS, STEPS)
+        return schedule(fabric, stages, batch, PROGRESS)
+
+    return step, batches
 
 
 def _rounds(pipeline: Pipeline) -> Callable[[Batch], object]:

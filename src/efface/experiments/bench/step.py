@@ -126,9 +126,10 @@ def block_seconds(load: Load, data: AttributeDataset) -> list[float]:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     times: list[list[float]] = [[] for _ in stages]
     with small_maps_as_products(*(module for stage in stages for module in stage.modules)):
-        for batch in Batches(data, "train", load.batch).epoch(0):
+        for number, batch in enumerate(Batches(data, "train", load.batch).epoch(0)):
             signal = batch.images
             for index, stage in enumerate(stages):
+                stage.begin_step(number, load.steps + load.skip, load.steps + load.skip)
                 begun = time.perf_counter()
                 _, signal = block_step(fabric, stage, index, signal, batch, 0.5)
                 times[index].append(time.perf_counter() - begun)
