@@ -22,7 +22,8 @@ ASKED: dict[str, dict[str, float]] = {
 certificate lies above the label floor, most accuracy of the attacker, least AUM of the paper."""
 HEAD = (
     "| seed | fidelity, original → now | label floor | picked attacker, original → now | excess leakage; by the "
-    "strongest on test | kept | AUM | certified, 95 % | above the floor | missed |\n|---|---|---|---|---|---|---|---|---|---|\n"
+    "strongest on test | kept | AUM | certified, 95 % | above the floor | missed |\n"
+    "|---|---|---|---|---|---|---|---|---|---|\n"
 )
 
 
