@@ -55,6 +55,24 @@ def test_the_penalised_attribute_is_harder_to_find():
     assert (found(20.0, seed=0) + found(20.0, seed=1)) / 2 < found(0.0, seed=0) - 0.1
 
 
+def test_a_name_alone_brings_the_settings_that_suit_the_method(faces, net, monkeypatch):
+    seen = []
+
+    def fit(method, model, data, at, config, engine, job):
+        seen.append(config)
+
+    for name in ("vclub", "quantised", "detachment"):
+        monkeypatch.setattr(type(find_method(name)), "fit", fit)
+        unlearn(net, faces, at="low", method=name, engine=FAST)
+    unlearn(net, faces, at="low", method=MethodConfig(name="vclub"), engine=FAST)
+    assert [(one.name, one.removal_weight, one.variant) for one in seen] == [
+        ("vclub", 1.0, "paper"),
+        ("quantised", 48.0, "conditional"),
+        ("detachment", MethodConfig().removal_weight, "conditional"),
+        ("vclub", MethodConfig().removal_weight, "conditional"),
+    ]
+
+
 def test_error_messages(faces, net):
     with pytest.raises(ConfigError, match=r"Unknown method 'detachmen'. Did you mean 'detachment'"):
         unlearn(net, faces, at="low", method="detachmen")

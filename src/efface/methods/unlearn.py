@@ -83,7 +83,8 @@ def unlearn(
         data: Images, target and attributes to unlearn.
         at: Named layer(s); their output is what others will see. ``auto``, ``auto:speed``, ``auto:memory`` or
             ``auto:balance``: measured on this machine (``UnlearnedModel.at`` says what came of it).
-        method: Settings, or a name from ``efface ls methods``; default: detachment, conditional.
+        method: Settings, or a name from ``efface ls methods``, with the settings that suit it; default: detachment,
+            conditional.
         engine: Settings of the training loop.
         seed: Of everything random.
         folder: Where checkpoints and metrics.jsonl go; None: nowhere.
@@ -102,7 +103,7 @@ def unlearn(
     """
     config = method if isinstance(method, MethodConfig) else MethodConfig()
     if isinstance(method, str):
-        config = MethodConfig(name=method)
+        config = MethodConfig.model_validate({**find_method(method).suggested, "name": method})
     chosen = method if isinstance(method, Method) else find_method(config.name)
     engine = engine or EngineConfig()
     if resume and auto_goal(at) is not None:
