@@ -6,8 +6,9 @@ import torch
 from conftest import Net
 from efface.config import EngineConfig, MethodConfig
 from efface.data.toyfaces import load_toyfaces
+from efface.engine import History
 from efface.errors import ConfigError, CutError
-from efface.methods import Registry, find_method, unlearn
+from efface.methods import Registry, UnlearnedModel, find_method, unlearn
 
 FAST = EngineConfig(epochs=1, batch_size=64, precision="32-true", threads=1, device="cpu")
 SMALL = MethodConfig(head_width=16, decoder_width=16, inner_steps=1)
@@ -60,6 +61,7 @@ def test_a_name_alone_brings_the_settings_that_suit_the_method(faces, net, monke
 
     def fit(method, model, data, at, config, engine, job):
         seen.append(config)
+        return UnlearnedModel(model, tuple(at), config.name, History(0.0, 0))
 
     for name in ("vclub", "quantised", "detachment"):
         monkeypatch.setattr(type(find_method(name)), "fit", fit)
