@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from audit_helpers import dataset, network
-from efface.audit.features import INPUT, LOGITS, cache_key, evaluating, extract, extract_layers, row_codes
+from efface.audit.features import INPUT, LOGITS, cache_key, extract, extract_layers, row_codes
 from efface.errors import AuditError, CutError
+from efface.models.state import evaluating
 
 
 def whole(model, data, layer, split):

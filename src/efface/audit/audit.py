@@ -15,7 +15,7 @@ from torch import nn
 
 from efface.audit.attackers import Attacker
 from efface.audit.conclude import Job, conclude, prepare
-from efface.audit.features import FeatureSet, check_layers, device_of, evaluating, extract_layers, forward
+from efface.audit.features import FeatureSet, check_layers, device_of, extract_layers, forward
 from efface.audit.layers import extract_summaries, layer_map, layer_points
 from efface.audit.plan import build_suite
 from efface.audit.progress import bars
@@ -29,6 +29,7 @@ from efface.data.batches import normalised
 from efface.data.dataset import AttributeDataset
 from efface.data.schema import SPLITS
 from efface.errors import did_you_mean, expected
+from efface.models.state import evaluating
 
 
 def audit(

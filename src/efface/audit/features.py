@@ -29,7 +29,7 @@ from efface.data.dataset import AttributeDataset
 from efface.data.schema import SPLITS
 from efface.errors import AuditError, CutError, expected
 from efface.models.split import split
-from efface.models.state import reading
+from efface.models.state import evaluating, reading
 
 LAYOUT = "3"
 PRECISIONS = ("auto", "bf16-mixed", "32-true")
@@ -165,19 +165,6 @@ def _keyed(digest: Any, at: str, answer: str = "") -> str:
     digest = digest.copy()
     digest.update(json.dumps([at, answer]).encode())
     return digest.hexdigest()[:32]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode without gradients, and every module back to its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def device_of(model: nn.Module) -> torch.device:

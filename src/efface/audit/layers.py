@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from efface.audit.features import INPUT, LOGITS, FeatureSet, check_layers, evaluating, extract_layers, forward
+from efface.audit.features import INPUT, LOGITS, FeatureSet, check_layers, extract_layers, forward
 from efface.audit.figures import Figure
 from efface.audit.floors import floors, label_guess
 from efface.audit.intervals import excess_interval
@@ -29,6 +29,7 @@ from efface.data.dataset import AttributeDataset
 from efface.data.schema import SPLITS, Column
 from efface.errors import CutError
 from efface.models.points import CutPoint, cut_points
+from efface.models.state import evaluating
 
 PIXELS = 32
 """Widest input that is attacked, in pixels; wider ones are averaged over 2×2 pixels until they fit."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from efface.audit.features import INPUT, LOGITS, FeatureSet, check_layers, device_of, evaluating, extract, forward
+from efface.audit.features import INPUT, LOGITS, FeatureSet, check_layers, device_of, extract, forward
 from efface.audit.layers import renamed
 from efface.audit.store import stored_from_arrays
 from efface.audit.threat import VIEWS, Releases
@@ -22,6 +22,7 @@ from efface.data.batches import normalised
 from efface.data.dataset import AttributeDataset
 from efface.data.schema import SPLITS
 from efface.errors import AuditError, did_you_mean, expected
+from efface.models.state import evaluating
 
 STEPS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 """Directions (down, right) in which augmented images are shifted; each as it is and mirrored."""
