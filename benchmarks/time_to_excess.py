@@ -105,7 +105,7 @@ def page(found: list[dict[str, Any]]) -> str:
         f"\nFractions, 95 % intervals over people; suite `{first['suite']}`, read on {first['split']}, "
         f"n = {first['n']}, seed {first['seed']}. The time that made the trained weights is not counted.\n"
         f"{first['environment']['started'][:10]}, {first['environment']['hardware']['cpu']}, torch "
-        f"{first['environment']['torch']}.\n"
+        f"{first['environment']['torch']}: `{first['environment']['command']}`, and so on.\n"
     )
 
 
