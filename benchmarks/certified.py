@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 PLACE = Path(__file__).parent / "results" / "certified"
@@ -47,7 +48,7 @@ def missed(row: dict[str, Any], asked: dict[str, float]) -> list[str]:
 def line(row: dict[str, Any], asked: dict[str, float]) -> str:
     """Return a row of the table."""
 
-    def span(name: str) -> str:
+    def interval(name: str) -> str:
         low, high = row[f"{name}_ci"]
         return f"[{low:.3f}, {high:.3f}]"
 
@@ -57,10 +58,10 @@ def line(row: dict[str, Any], asked: dict[str, float]) -> str:
     )
     cells = [
         str(row["seed"]),
-        f"{row['fidelity_original']:.3f} → {row['fidelity']:.3f} {span('fidelity')}",
+        f"{row['fidelity_original']:.3f} → {row['fidelity']:.3f} {interval('fidelity')}",
         f"{row['label_floor']:.3f}",
-        f"{row['original_accuracy']:.3f} → {row['best_accuracy']:.3f} {span('best')}",
-        f"{row['excess_leakage']:.3f} {span('excess_leakage')}; {row['highest_excess_leakage']:.3f}",
+        f"{row['original_accuracy']:.3f} → {row['best_accuracy']:.3f} {interval('best')}",
+        f"{row['excess_leakage']:.3f} {interval('excess_leakage')}; {row['highest_excess_leakage']:.3f}",
         kept or "nothing asked",
         f"{row['aum']:.3f}",
         f"{row['certified']:.4f}",
@@ -68,6 +69,40 @@ def line(row: dict[str, Any], asked: dict[str, float]) -> str:
         "; ".join(missed(row, asked)) or "–",
     ]
     return "| " + " | ".join(cells) + " |\n"
+
+
+def summary(paths: list[Path]) -> str:
+    """Return the table that README.md shows: means, and the range over seeds."""
+    text = (
+        "| preset, cut | fidelity before → after | label floor | picked attacker before → after | excess leakage "
+        "| kept on request | no attacker exceeds (95 %) |\n|---|---|---|---|---|---|---|\n"
+    )
+    for path in paths:
+        board = json.loads(path.read_text())
+        rows = [row for row in board["rows"] if row["method"] == "quantised"]
+
+        def average(name: str, rows: list[dict[str, Any]] = rows) -> str:
+            return f"{mean(row[name] for row in rows):.3f}"
+
+        kept = "; ".join(
+            f"{name} {span([row['selectivity'][name] for row in rows], 2)}" for name in rows[0]["preserved"]
+        )
+        cells = [
+            f"{board['name']}, {board['config']['model']['at']}",
+            f"{average('fidelity_original')} → {average('fidelity')}",
+            average("label_floor"),
+            f"{average('original_accuracy')} → {average('best_accuracy')}",
+            span([row["excess_leakage"] for row in rows], 3),
+            kept or "–",
+            f"{max(row['certified'] for row in rows):.3f}",
+        ]
+        text += "| " + " | ".join(cells) + " |\n"
+    return text
+
+
+def span(values: list[float], digits: int) -> str:
+    """Return least and greatest."""
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
 def section(path: Path) -> str:
@@ -100,9 +135,12 @@ def section(path: Path) -> str:
 
 
 def main() -> None:
-    sections = [section(PLACE / f"{name}.json") for name in ASKED if (PLACE / f"{name}.json").exists()]
+    paths = [PLACE / f"{name}.json" for name in ASKED]
+    sections = [section(path) for path in paths]
     notes = (PLACE / "notes.md").read_text()
-    (PLACE / "README.md").write_text("\n".join(["# Certified release: `quantised`\n", notes, *sections]))
+    head = "# Certified release: `quantised`\n"
+    parts = [head, notes, "Means of the seeds, and ranges:\n", summary(paths), *sections]
+    (PLACE / "README.md").write_text("\n".join(parts))
 
 
 if __name__ == "__main__":

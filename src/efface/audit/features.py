@@ -203,7 +203,7 @@ class _Job:
         """
         pixels = torch.from_numpy(self.dataset.images[self.dataset.rows(self.splits[0])[:2]].copy())
         images, device = normalised(pixels), device_of(self.model)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluating(self.model):
+        with evaluating(self.model):
             torch.manual_seed(0)
             released, logits = forward(self.model, images.to(device), self.layers, self.precision)
         told = {

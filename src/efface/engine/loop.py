@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from efface.data.batches import Batch
 from efface.engine.schedules import SCHEDULES, Metrics, Step
 from efface.engine.seeds import seed_everything
@@ -15,17 +17,37 @@ def run(training: Training, advance: Step | None = None) -> None:
         training: Stages, batches and books.
         advance: Makes one step; None: as ``engine.schedule`` says.
     """
+    ledger, chosen = training.ledger, advance or SCHEDULES[training.config.schedule]
+
+    def take(batch: Batch) -> None:
+        metrics = _step(training, chosen, batch)
+        if ledger.plan.logs(ledger.step):
+            ledger.note(ledger.step, metrics)
+
+    drive(training, take)
+
+
+def drive(training: Training, take: Callable[[Batch], object], finish: Callable[[], object] = lambda: None) -> None:
+    """Hand out all batches that are left; evaluate and save where that is due.
+
+    Args:
+        training: Stages, batches and books.
+        take: Learns from a batch, and counts it in the ledger.
+        finish: Called before a state is read: ends what was begun with the batches so far.
+    """
     ledger, plan = training.ledger, training.ledger.plan
-    advance = advance or SCHEDULES[training.config.schedule]
     with ledger.bar() as bar:
         while ledger.step < plan.steps:
             epoch, offset = divmod(ledger.step, plan.per_epoch)
             for stage in training.stages:
                 stage.train()
             for batch in training.batches.epoch(epoch, start=offset):
-                metrics = _step(training, advance, batch)
+                take(batch)
                 bar.show(ledger.step)
-                _book(training, metrics)
+                if plan.saves(ledger.step) and not plan.ends_epoch(ledger.step):
+                    finish()
+                    _save(training)
+            finish()
             if training.evaluate is not None:
                 ledger.validated(ledger.step, training.evaluate(training.fabric))
             _save(training)
@@ -40,15 +62,6 @@ def _step(training: Training, advance: Step, batch: Batch) -> Metrics:
     metrics = advance(training.fabric, training.stages, batch, plan.progress(ledger.step))
     ledger.step += 1
     return metrics
-
-
-def _book(training: Training, metrics: Metrics) -> None:
-    """Log and save what is due inside an epoch."""
-    ledger, plan = training.ledger, training.ledger.plan
-    if plan.logs(ledger.step):
-        ledger.note(ledger.step, metrics)
-    if plan.saves(ledger.step) and not plan.ends_epoch(ledger.step):
-        _save(training)
 
 
 def _save(training: Training) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -51,3 +52,13 @@ def set_rate(optimizer: Optimizer, step: int, steps: int, warmup: float) -> None
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
+
+
+def portable_state(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the optimiser's state as any executor writes and reads it: rates as numbers, wherever they are kept."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = float(group["lr"])
+        if "capturable" in group:
+            group["capturable"] = False
+    return state

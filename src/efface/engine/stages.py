@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from efface.config import EngineConfig
 from efface.engine.devices import distribute
-from efface.engine.optim import build_optimizer, set_rate
+from efface.engine.optim import build_optimizer, portable_state, set_rate
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Stage:
         if turn is None or self.part.adversary is None:
             return
         assert self.adversary_optimizer is not None
-        _wait()  # a stream may still be reading the head
+        _wait()  # the head is renewed on this stream, and read on the block's
         for parameter in self.part.adversary.restart(turn):  # type: ignore[operator]
             self.adversary_optimizer.state.pop(parameter, None)
         _wait()
@@ -124,7 +124,7 @@ class Stage:
         """Return everything that a resumed run needs of this stage."""
         return {
             "modules": [module.state_dict() for module in self.modules],
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers()],
+            "optimizers": [portable_state(optimizer) for optimizer in self.optimizers()],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -10,15 +10,15 @@ The steps are those of ``local``. Random layers draw other numbers than there: a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from efface.data.batches import Batch
+from efface.engine import loop
 from efface.engine.parallel.parcels import PassedBatch
 from efface.engine.parallel.streams import Lane
 from efface.engine.parallel.worker import begin
@@ -167,19 +167,8 @@ def run(training: Training) -> None:
     Raises:
         TrainingError: The steps can't be captured as a CUDA graph.
     """
-    ledger, plan = training.ledger, training.ledger.plan
     rounds = _Rounds(training)
-    with ledger.bar() as bar:
-        while ledger.step < plan.steps:
-            epoch, offset = divmod(ledger.step, plan.per_epoch)
-            for stage in training.stages:
-                stage.train()
-            for batch in training.batches.epoch(epoch, start=offset):
-                rounds.take(batch)
-                bar.show(ledger.step)
-                if plan.saves(ledger.step) and not plan.ends_epoch(ledger.step):
-                    rounds.finish()
-            rounds.finish(training.evaluate is not None)
+    loop.drive(training, rounds.take, rounds.finish)
 
 
 @dataclass
@@ -199,14 +188,10 @@ class _Rounds:
         ledger.step += 1
         self._round(self.pipeline)
 
-    def finish(self, evaluates: bool = False) -> None:
-        """Let every block learn from all batches that were taken; then evaluate, if asked to, and save."""
-        training, ledger = self.training, self.training.ledger
+    def finish(self) -> None:
+        """Let every block learn from all batches that were taken."""
         while self.pipeline is not None and self.pipeline.occupied:
             self._round(self.pipeline)
-        if evaluates and training.evaluate is not None:
-            ledger.validated(ledger.step, training.evaluate(training.fabric))
-        ledger.save(ledger.step, [_portable(stage.state()) for stage in training.stages])
 
     def _round(self, pipeline: Pipeline) -> None:
         training, plan = self.training, self.training.ledger.plan
@@ -242,16 +227,6 @@ def _keep_on_device(stages: Sequence[Stage], device: torch.device) -> None:
             for group in optimizer.param_groups:
                 group["capturable"] = True
                 group["lr"] = torch.tensor(float(group["lr"]), device=device)
-
-
-def _portable(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stage's state as any executor writes and reads it."""
-    for optimizer in state["optimizers"]:
-        for group in optimizer["param_groups"]:
-            group["lr"] = float(group["lr"])
-            if "capturable" in group:
-                group["capturable"] = False
-    return dict(state)
 
 
 def _now(fabric: Fabric) -> torch.cuda.Event | None:
