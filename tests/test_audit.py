@@ -221,7 +221,7 @@ FIELDS = {
 ENTRY = {
     "classes", "n", "floors", "original_best", "best", "highest", "attackers", "original_attackers", "excess_leakage",
     "excess_leakage_ci", "efficacy", "aum", "aum_ceiling", "original_aum", "verdict", "warnings", "certificate",
-    "skipped",
+    "skipped", "kept",
 }  # fmt: skip
 ATTACK = {
     "name", "accuracy", "ci", "bits", "bits_ci", "balanced_accuracy", "balanced_accuracy_ci", "auc", "auc_ci",

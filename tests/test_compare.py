@@ -293,6 +293,27 @@ def test_means_spread_and_order():
     text = made.to_markdown()
     assert "| **good** | 0.910 (0.900 to 0.920) |" in text
     assert "Not yet made: bad, seed 1" in text
+    assert "alike (by these means; a tie in one or two counts too): bad by good." in text
+
+
+def test_a_method_is_beaten_only_where_nothing_speaks_for_it():
+    cost = {"train_s": 10.0, "peak_rss_mb": 500.0}
+
+    def board(**methods):
+        rows = []
+        for name, (fidelity, excess, kept) in methods.items():
+            audit = audited(fidelity, z=entry(excess))
+            audit["selectivity"]["median_share"] = kept
+            rows.append(row_of(name, 0, audit, cost))
+        return {one["method"]: one["beaten_by"] for one in Leaderboard(rows, [], [], {}).methods}
+
+    assert board(a=(0.9, 0.1, 0.5), b=(0.9, 0.2, 0.5)) == {"a": [], "b": ["a"]}
+    assert board(a=(0.9, 0.1, 0.5), b=(0.9, 0.1, 0.5)) == {"a": [], "b": []}
+    assert board(a=(0.9, 0.1, 0.0), b=(0.8, 0.2, 0.1)) == {"a": [], "b": []}
+    assert board(a=(0.9, 0.1, 0.5), b=(0.8, 0.2, 0.1), c=(0.7, 0.3, 0.0)) == {"a": [], "b": ["a"], "c": ["a", "b"]}
+    # No other column to probe: the two that are left decide. A figure that only one has decides nothing.
+    assert board(a=(0.9, 0.1, None), b=(0.8, 0.2, None)) == {"a": [], "b": ["a"]}
+    assert board(a=(0.9, 0.1, None), b=(0.8, 0.2, 0.1)) == {"a": [], "b": []}
 
 
 def test_the_configuration_is_the_preset_s_but_for_the_audit():

@@ -187,6 +187,20 @@ def test_the_caveat_changes_only_where_everything_is_certified() -> None:
     assert words.caveat({"glasses": attributes["glasses"]}) == words.CERTIFIED_CAVEAT
 
 
+def test_what_kept_columns_cost_is_said() -> None:
+    found = {"columns": ["age"], "n": 400, "accuracy": 0.63, "ci": [0.61, 0.65], "excess_leakage": 0.14}
+    text = plain(" ".join(words.explanation("glasses", glasses(kept=found), SETTING)))
+    assert (
+        "Whoever is told the true answer to the task and “age” kept on request guesses “glasses” correctly for 63.0 % "
+        "(95 % interval 61.0–65.0 %) without any feature: an excess leakage of 14.0 % is what keeping them in full"
+    ) in text
+    silent = {**found, "columns": ["age", "hat"], "excess_leakage": None}
+    assert "and the 2 columns kept on request guesses" in " ".join(
+        words.explanation("glasses", glasses(kept=silent), SETTING)
+    )
+    assert "kept on request" not in " ".join(words.explanation("glasses", glasses(), SETTING))
+
+
 def test_sentences_of_layers_and_selectivity() -> None:
     made = full_audit()
     assert plain(words.layers_sentence("glasses", made["layers"]["glasses"])) == (

@@ -15,6 +15,7 @@ from efface.audit.attackers import Attacker
 from efface.audit.attribute import audit_attribute, with_aum
 from efface.audit.controls import control_steps
 from efface.audit.expected import Pace, cost
+from efface.audit.kept import told_by_kept
 from efface.audit.pictures import Drawn, draw
 from efface.audit.plan import Plan, suite_problems
 from efface.audit.progress import Bars
@@ -23,6 +24,7 @@ from efface.audit.sections import Inquiry, certificate, look_beyond
 from efface.audit.subject import Subject, fidelity
 from efface.audit.threat import Threat
 from efface.config import AuditConfig
+from efface.data.schema import Column
 from efface.errors import AuditError, Problems
 
 if TYPE_CHECKING:
@@ -172,8 +174,17 @@ def attack_all(subject: Subject, settings: Settings) -> dict[str, Any]:
         entry = audit_attribute(subject.model, subject.original, column, settings)
         controls[column.name] = entry.pop("controls")
         entry["certificate"] = certificate(subject, column, settings.config.confidence)
+        entry["kept"] = _kept(subject, column, entry, settings)
         entries[column.name] = with_aum(entry, task["value"], task["original"])
     return {"fidelity": task, "attributes": entries, "controls": controls}
+
+
+def _kept(subject: Subject, column: Column, entry: Mapping[str, Any], settings: Settings) -> dict[str, Any] | None:
+    """What the columns kept on request tell of an attribute."""
+    kept = tuple(one for one in subject.others if one.name in subject.preserved)
+    floor, original = entry["floors"]["label"], entry["original_best"]
+    found = told_by_kept(subject.model, column, kept, settings, floor, original)
+    return None if found is None else found.to_dict()
 
 
 class Clock:

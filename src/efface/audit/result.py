@@ -251,6 +251,11 @@ def _attribute_lines(name: str, found: Mapping[str, Any], controls: Mapping[str,
             f"  excess leakage {_with_interval(found['excess_leakage'], found['excess_leakage_ci'])}; "
             f"{highest['excess_leakage']:.3f} by the highest attacker"
         )
+    if kept := found.get("kept"):
+        lines.append(
+            f"  told by target and kept columns alone ({', '.join(kept['columns'])}): "
+            f"{_with_interval(kept['accuracy'], kept['ci'])}"
+        )
     if found["aum"] is not None:
         lines.append(f"  AUM {found['aum']:.3f} (ceiling {found['aum_ceiling']:.3f})")
     if controls is not None:

@@ -29,6 +29,8 @@ MEANS = (
     "peak_rss_mb",
 )
 """Columns of which means over seeds are taken."""
+BETTER = {"fidelity": 1, "excess_leakage": -1, "median_selectivity": 1}
+"""What speaks for a method, and which way."""
 HEAD = (
     "method",
     "fidelity",
@@ -105,7 +107,7 @@ def row_of(method: str, seed: int, audit: Mapping[str, Any], training: Mapping[s
 def _attribute(entry: Mapping[str, Any]) -> dict[str, Any]:
     best = entry["best"]["attacker"]
     found = next(attack for attack in entry["attackers"] if attack["name"] == best)
-    certified = entry.get("certificate")
+    certified, kept = entry.get("certificate"), entry.get("kept")
     return {
         "n": entry["n"],
         "best_accuracy": entry["best"]["accuracy"],
@@ -121,6 +123,7 @@ def _attribute(entry: Mapping[str, Any]) -> dict[str, Any]:
         "conditional_bits": found.get("conditional_bits"),
         "aum": entry["aum"],
         "certified": certified["bound"] if certified else None,
+        "kept_accuracy": kept["accuracy"] if kept else None,
         "verdict": entry["verdict"],
     }
 
@@ -147,11 +150,16 @@ class Leaderboard:
 
     @property
     def methods(self) -> list[dict[str, Any]]:
-        """Means over seeds per method, with the least and the greatest; who leaks least is first."""
+        """Means over seeds per method, with the least and the greatest; who leaks least is first.
+
+        ``on_front``: no other method has both higher fidelity and lower excess leakage. ``beaten_by``: the methods
+        that are at least as good in fidelity, excess leakage and median selectivity, and better in one of them.
+        """
         found = [self._mean(name) for name in dict.fromkeys(row["method"] for row in self.rows)]
         best = front(self.points)
         for entry in found:
             entry["on_front"] = entry["method"] in best
+            entry["beaten_by"] = [other["method"] for other in found if _beats(other, entry)]
         return sorted(found, key=lambda entry: (_leak(entry), -(entry["fidelity"] or 0.0)))
 
     def _mean(self, method: str) -> dict[str, Any]:
@@ -197,6 +205,12 @@ class Leaderboard:
         lines += ["", *self._notes(), ""]
         return "\n".join(lines)
 
+    def _beaten(self) -> list[str]:
+        """Say which methods have nothing that speaks for them, and against which others."""
+        beaten = [f"{one['method']} by {', '.join(one['beaten_by'])}" for one in self.methods if one["beaten_by"]]
+        said = "Beaten in fidelity, leakage and selectivity alike (by these means; a tie in one or two counts too): "
+        return [f"- {said}{'; '.join(beaten) or 'none'}."] if len(self.methods) > 1 else []
+
     def _notes(self) -> list[str]:
         about, floors = portable(self.about), [row["label_floor"] for row in self.rows]
         hardware = about["environment"]["hardware"]
@@ -204,6 +218,7 @@ class Leaderboard:
             "Means over seeds (least to greatest), fractions. **Bold**: no other method has both higher fidelity and "
             "lower excess leakage. Columns: docs/leaderboard.md.",
             "",
+            *self._beaten(),
             f"- Suite `{about['suite']}`, read on {about['split']}; target {about['target']}, attributes "
             f"{', '.join(about['attributes'])}; label floor {_range(floors)}.",
             f"- {about['environment']['started']}, {hardware['cpu']}, {hardware['cores']} core(s), accelerator "
@@ -211,6 +226,15 @@ class Leaderboard:
         ]
         notes += [f"- Failed: {one['method']}, seed {one['seed']}: {one['error']}" for one in self.failed]
         return notes + [f"- Not yet made: {one['method']}, seed {one['seed']}" for one in self.pending]
+
+
+def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether nothing speaks for ``other`` against ``one``, and something for ``one``."""
+    known, known_too = ([name for name in BETTER if entry[name] is not None] for entry in (one, other))
+    if known != known_too:
+        return False
+    gains = [BETTER[name] * (one[name] - other[name]) for name in known]
+    return any(gain > 0 for gain in gains) and all(gain >= 0 for gain in gains)
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -134,6 +134,7 @@ def measures(attribute: Mapping[str, Any], setting: words.Setting) -> list[dict[
             "value": f"{number(bits_of(attribute))} bits",
             "note": f"{at_least}; {number(beyond)} beyond the task answer" if is_number(beyond) else at_least,
         },
+        *_kept(attribute),
         _certificate(attribute),
     ]
     if is_number(attribute.get("aum")):
@@ -147,6 +148,14 @@ def _controls(found: Mapping[str, Any] | None) -> list[dict[str, str]]:
         return []
     value, note = words.controls_measure(found)
     return [{"label": "Controls", "value": value, "note": note}]
+
+
+def _kept(attribute: Mapping[str, Any]) -> list[dict[str, str]]:
+    found = attribute.get("kept")
+    if not found:
+        return []
+    note = f"task and {', '.join(found['columns'])}, known exactly, without any feature"
+    return [{"label": "Told by what was kept", "value": percent(found["accuracy"]), "note": note}]
 
 
 def _certificate(attribute: Mapping[str, Any]) -> dict[str, str]:

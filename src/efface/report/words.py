@@ -143,12 +143,14 @@ def inconclusive_reason(attribute: Mapping[str, Any]) -> str:
 
 def explanation(name: str, attribute: Mapping[str, Any], setting: Setting) -> list[str]:
     """Return the sentences under a verdict: who guesses how well, what blind guessing gets, the floor, the past."""
-    return [
+    told = [
         _best(name, attribute, setting),
         _blind(attribute["floors"], setting),
+        _told_by_kept(name, attribute, setting),
         _before(attribute),
         certified(attribute) or NOTHING_CERTIFIED,
     ]
+    return [sentence for sentence in told if sentence]
 
 
 def fidelity_sentence(fidelity: Mapping[str, Any], setting: Setting) -> str:
@@ -196,6 +198,20 @@ def aum_text(attribute: Mapping[str, Any]) -> str:
     if not is_number(attribute.get("aum")):
         return DASH
     return f"{number(attribute['aum'])} of at most {number(attribute['aum_ceiling'])}"
+
+
+def _told_by_kept(name: str, attribute: Mapping[str, Any], setting: Setting) -> str:
+    """Say what the columns that training kept on request tell of an attribute by themselves; nothing without any."""
+    found = attribute.get("kept")
+    if not found:
+        return ""
+    columns = found["columns"]
+    who = f"“{columns[0]}”" if len(columns) == 1 else f"the {len(columns)} columns"
+    text = f"Whoever is told the true answer to the task and {who} kept on request guesses “{name}” correctly for "
+    text += f"{percent(found['accuracy'])}{_bracket(found.get('ci'), setting)} without any feature"
+    if not is_number(found.get("excess_leakage")):
+        return f"{text}."
+    return f"{text}: an excess leakage of {percent(found['excess_leakage'])} is what keeping them in full would cost."
 
 
 def _best(name: str, attribute: Mapping[str, Any], setting: Setting) -> str:
