@@ -26,7 +26,7 @@ class Quantised(PenalisedMethod):
 
     # The table knows best what the code tells: one trained head beside it is enough. A few bits must hold the target
     # first, so it weighs more than where a whole map passes.
-    suggested: ClassVar[Mapping[str, object]] = {"target_weight": 12.0, "removal_weight": 48.0, "heads": ("conv",)}
+    suggested: ClassVar[Mapping[str, object]] = {"target_weight": 24.0, "removal_weight": 48.0, "heads": ("conv",)}
 
     def settings(self, config: MethodConfig) -> MethodConfig:
         """Turn off the closed-form head: few different features make its moments singular, and the table knows more."""
