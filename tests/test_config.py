@@ -6,6 +6,7 @@ import yaml
 from efface.config import Config, override
 from efface.errors import ConfigError, EffaceError
 from efface.experiments import find_config, presets
+from efface.methods import find_method
 
 
 def test_yaml_round_trip(tmp_path):
@@ -93,3 +94,36 @@ def test_every_error_is_of_one_tree():
     for leaf in leaves:
         assert issubclass(leaf, EffaceError)
         assert issubclass(leaf, ValueError | TypeError | RuntimeError)
+
+
+def test_a_method_that_is_named_brings_the_settings_that_suit_it(tmp_path):
+    suggested = find_method("quantised").suggested
+    preset = find_config("utkface-gender-race").method
+    found = find_config("utkface-gender-race", ["method.name=quantised"]).method
+    assert (found.target_weight, found.removal_weight, found.heads) == tuple(suggested.values())
+    assert (found.keep, found.input_weight) == (preset.keep, preset.input_weight)
+    # What a user sets wins, in a file and on the command line; so does what a preset was tuned to for its own method.
+    assert (
+        find_config("utkface-gender-race", ["method.name=quantised", "method.target_weight=3"]).method.target_weight
+        == 3
+    )
+    certified = find_config("utkface-gender-race-certified")
+    assert certified.method.removal_weight == 24 != suggested["removal_weight"]
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: {name: quantised, removal_weight: 7}")
+    mine = find_config(str(path)).method
+    assert (mine.removal_weight, mine.target_weight) == (7, suggested["target_weight"])
+    path.write_text(certified.to_yaml())
+    assert find_config(str(path)) == certified
+    for name in presets():
+        assert find_config(name, [f"method.name={find_config(name).method.name}"]) == find_config(name)
+
+
+@pytest.mark.parametrize("section", ["3", "[name]", "{name: 3}", "{name: [a]}"])
+def test_a_section_that_is_none_is_told_as_before(tmp_path, section):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"method: {section}")
+    with pytest.raises(ConfigError, match="`method"):
+        find_config(str(path))
+    path.write_text("method: {name: quantized}")  # wrong, and told where methods are looked up
+    assert find_config(str(path)).method.name == "quantized"

@@ -264,18 +264,27 @@ class Config(Section):
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Iterable[str] = ()) -> Config:
         """Read a YAML file and apply ``section.name=value`` overrides."""
-        path = Path(path)
-        try:
-            values = yaml.safe_load(path.read_text())
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"Cannot read the configuration {str(path)!r}: {error}.") from None
-        if not isinstance(values, dict):
-            raise ConfigError(expected(str(path), "a YAML mapping of settings", type(values).__name__))
-        return cls.from_mapping(override(values, overrides))
+        return cls.from_mapping(override(read_yaml(path), overrides))
 
     def updated(self, overrides: Iterable[str]) -> Config:
         """Return a copy with ``section.name=value`` overrides applied."""
         return Config.from_mapping(override(self.model_dump(), overrides))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the settings in a YAML file, as they stand there.
+
+    Raises:
+        ConfigError: It can't be read, or holds something else.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"Cannot read the configuration {str(path)!r}: {error}.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(expected(str(path), "a YAML mapping of settings", type(values).__name__))
+    return values
 
 
 def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from efface.experiments.cells import ORIGINAL, Cell, train_apart
 from efface.experiments.environment import describe
 from efface.experiments.folder import RunFolder
 from efface.experiments.leaderboard import Leaderboard, row_of
+from efface.experiments.presets import suited
 from efface.experiments.runner import fresh_model, preflight, refuse_auto
 from efface.methods import METHODS, find_method, released_data, restore
 from efface.models import split
@@ -60,7 +61,7 @@ class Comparison:
         """Return the configuration of a cell: the preset's, what the method suggests, what the user set."""
         values = self.config.model_dump()
         chosen = find_method(method)
-        values["method"] |= {**chosen.suggested, "name": method}
+        values["method"] = suited(values["method"], method)
         found = Config.from_mapping(values | {"name": method, "seed": seed}).updated(self.overrides)
         return found if chosen.preserves else found.updated(["method.preserve=[]"])
 

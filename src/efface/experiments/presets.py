@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from efface.config import Config
+from efface.config import Config, MethodConfig, override, read_yaml
 from efface.errors import ConfigError, did_you_mean
+from efface.methods import METHODS, find_method
 
 
 def presets() -> dict[str, str]:
@@ -22,6 +24,8 @@ def presets() -> dict[str, str]:
 def find_config(name: str, overrides: Iterable[str] = ()) -> Config:
     """Return a preset by name, or the configuration in a YAML file, with overrides applied.
 
+    What nobody sets of the method is what suits it: a preset that names another one was made for that.
+
     Raises:
         ConfigError: There is neither, or a setting is wrong.
     """
@@ -29,8 +33,36 @@ def find_config(name: str, overrides: Iterable[str] = ()) -> Config:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise ConfigError(f"No configuration file {name!r}. Presets: {', '.join(presets())}.")
-        return Config.from_yaml(path, overrides)
+        return _settled(path, overrides)
     if name not in presets():
         raise ConfigError(f"Unknown preset {name!r}. {did_you_mean(name, presets())} Or give a .yaml file.")
     with resources.as_file(resources.files("efface.experiments").joinpath(f"presets/{name}.yaml")) as file:
-        return Config.from_yaml(file, overrides)
+        return _settled(file, overrides)
+
+
+def suited(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return settings of a method, with what suits it: under those that were made for it, over another method's.
+
+    Args:
+        settings: Of the section ``method``, all or some.
+        name: The method that is to be run.
+
+    Example:
+        >>> suited({"name": "detachment", "removal_weight": 8.0, "variant": "conditional"}, "hsic")["removal_weight"]
+        4.0
+        >>> suited({"name": "hsic", "removal_weight": 8.0}, "hsic")["removal_weight"]
+        8.0
+    """
+    suggested = find_method(name).suggested
+    own = settings.get("name", MethodConfig().name) == name
+    return {**(suggested if own else settings), **(settings if own else suggested), "name": name}
+
+
+def _settled(path: Path, overrides: Iterable[str]) -> Config:
+    values, overrides = read_yaml(path), list(overrides)
+    own, wanted = values.get("method", {}), override(values, overrides).get("method", {})
+    if isinstance(own, dict) and isinstance(wanted, dict):
+        name = wanted.get("name", MethodConfig().name)
+        if name in METHODS.names():  # what is wrong is told where settings are read
+            values = {**values, "method": suited(own, name)}
+    return Config.from_mapping(override(values, overrides))
