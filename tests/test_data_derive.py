@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 import data_files
 from data_files import encoded, noise
 from efface.config import Config, DataConfig, DerivedColumn
 from efface.data import store as store_module
 from efface.data.load import LAYOUT_SUMMARIES, LAYOUTS, load, load_dataset
+from efface.data.sources.derive import with_derived
+from efface.data.store import Store
 from efface.errors import ConfigError, DataError
 from efface.experiments import find_config
 
@@ -181,3 +187,110 @@ def test_every_layout_has_its_summary():
     assert set(LAYOUT_SUMMARIES) == set(LAYOUTS)
     assert next(iter(LAYOUT_SUMMARIES)) == "toyfaces"
     assert all(LAYOUT_SUMMARIES.values())
+
+
+# ---------------------------------------------------------------- numbers, cut into classes
+
+
+def measured(tmp_path, values, name="height"):
+    root = data_files.metadata_folder(tmp_path / "m", len(values))
+    rows = [[f"images/{i}.png", "ab"[i % 2], "" if value is None else value] for i, value in enumerate(values)]
+    data_files.write_csv(root / "metadata.csv", ["file_name", "gender", name], rows)
+    return root
+
+
+def test_decimals_are_cut_at_their_quantiles(tmp_path, read):
+    heights = [None if i % 12 == 0 else round(1.5 + 0.01 * ((i * 37) % 60), 2) for i in range(60)]
+    root = measured(tmp_path, heights)
+    data = read(root, "gender", "stature", {"stature": {"of": "height", "bins": 4}})
+    codes, known = data.labels["stature"], np.array([np.nan if h is None else h for h in heights])
+    assert (codes[np.isnan(known)] == -1).all()
+    sizes = np.bincount(codes[codes >= 0])
+    assert (len(sizes), sizes.sum(), np.ptp(sizes)) == (4, 55, 1)
+    # Ordered: nobody of a class is taller than anybody of the next; names are the spans.
+    spans = [(known[codes == k].min(), known[codes == k].max()) for k in range(4)]
+    assert all(a[1] < b[0] for a, b in pairwise(spans))
+    assert data.attributes[0].classes == tuple(f"{low:g}–{high:g}" for low, high in spans)
+    with pytest.raises(
+        DataError, match=r"holds decimal numbers, not classes\. Cut it into classes: --set 'data\.derive"
+    ):
+        read(root, "gender", "height", {})
+
+
+def test_edges_cut_where_they_say_and_go_up(tmp_path, read):
+    root = measured(tmp_path, [i % 40 for i in range(80)], "age")
+    grown = {"grown": {"of": "age", "edges": [18, 30.5]}}
+    data = read(root, "gender", "grown", grown)
+    ages = np.arange(80) % 40
+    assert data.labels["grown"].tolist() == ((ages >= 18).astype(int) + (ages >= 31)).tolist()
+    assert data.attributes[0].classes == ("below 18", "18 to 30.5", "from 30.5")
+    named = read(root, "gender", "grown", {"grown": {**grown["grown"], "names": ["child", "young", "old"]}})
+    assert named.attributes[0].classes == ("child", "young", "old")
+    assert named.fingerprint != data.fingerprint
+    # Seventy whole numbers are too many classes, and numbers all the same.
+    root = measured(tmp_path, [i % 70 for i in range(140)], "age")
+    assert (
+        read(root, "gender", "grown", grown).labels["grown"].tolist()
+        == (((np.arange(140) % 70) >= 18).astype(int) + ((np.arange(140) % 70) >= 31)).tolist()
+    )
+
+
+def test_many_equal_numbers_make_fewer_classes(tmp_path, read):
+    root = measured(tmp_path, [0] * 60 + list(range(1, 21)), "children")
+    cut = {"of": "children", "bins": 10}
+    data = read(root, "gender", "many", {"many": cut}, test_fraction=0.3, validation_fraction=0.3)
+    assert data.attributes[0].classes == ("0–4", "5–12", "13–20")
+    assert np.bincount(data.labels["many"]).tolist() == [64, 8, 8]
+    half = read(root, "gender", "many", {"many": {**cut, "bins": 2}})  # the median is the least: one above
+    assert half.attributes[0].classes == ("0", "1–20")
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3)), min_size=2, max_size=200),
+    st.integers(2, 12),
+)
+def test_every_class_of_bins_is_filled_ordered_and_named_apart(numbers, bins):
+    values = np.array(numbers)
+    n = len(values)
+    store = Store(
+        "", np.zeros((n, 3, 1, 1), np.uint8), {}, {}, {"x": "holds numbers"}, np.zeros(n, np.int8),
+        np.zeros(n, np.uint64), np.zeros(0, np.int64), numbers={"x": values},
+    )  # fmt: skip
+    column = DerivedColumn(of="x", bins=bins)
+    if len(set(numbers)) == 1:
+        with pytest.raises(DataError, match="too much alike"):
+            with_derived(store, {"cut": column})
+        return
+    made = with_derived(store, {"cut": column})
+    codes, names = made.labels["cut"], made.classes["cut"]
+    assert set(codes) == set(range(len(names)))
+    assert len(set(names)) == len(names) <= bins
+    assert all(values[codes == k].max() < values[codes == k + 1].min() for k in range(len(names) - 1))
+
+
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        ({"of": "age"}, "`data.derive.x`: expected one of values, bins and edges"),
+        ({"of": "age", "bins": 3, "edges": [1]}, "expected one of values, bins and edges"),
+        ({"of": "age", "bins": 1}, "`data.derive.x.bins`: input should be greater than or equal to 2"),
+        ({"of": "age", "edges": [9, 3]}, "expected edges that rise"),
+        ({"of": "age", "edges": [3, 9], "names": ["a", "b"]}, "expected 3 names"),
+        ({"of": "age", "bins": 2, "names": ["a", "a"]}, "to be 2 different class names"),
+        ({"of": "age", "edges": [0, 9]}, "edges above 0 and up to 39, where the numbers lie"),
+        ({"of": "age", "edges": [9, 50]}, "edges above 0 and up to 39"),
+        ({"of": "agee", "bins": 3}, "a column of numbers, but got 'agee'. Did you mean 'age'"),
+        ({"of": "gender", "bins": 3}, "a column of numbers, but got 'gender'. Its classes: a, b."),
+    ],
+)
+def test_wrong_cuts(tmp_path, read, definition, message):
+    with pytest.raises(DataError, match=message):
+        read(measured(tmp_path, [i % 40 for i in range(80)], "age"), "gender", "x", {"x": definition})
+
+
+def test_cuts_are_written_back_as_they_were_given(tmp_path):
+    config = Config().updated(["data.derive={old: {of: age, bins: 8}, tall: {of: height, edges: [1.8]}}"])
+    path = tmp_path / "c.yaml"
+    path.write_text(config.to_yaml())
+    assert yaml.safe_load(path.read_text())["data"]["derive"]["old"] == {"of": "age", "bins": 8}
+    assert Config.from_yaml(path) == config

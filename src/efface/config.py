@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from efface.errors import ConfigError, Problems, did_you_mean, expected
@@ -30,19 +39,48 @@ class Section(BaseModel):
 
 
 class DerivedColumn(Section):
-    """A column of two classes made from the classes of another column.
+    """A column of classes made from another column: two from its classes, or several from numbers that are cut.
 
     Example:
         >>> DerivedColumn(of="label", values=("bird", "cat"), names=("vehicle", "animal")).names
         ('vehicle', 'animal')
+        >>> DerivedColumn(of="age", bins=8).model_dump()
+        {'of': 'age', 'bins': 8}
     """
 
     # YAML reads class names such as 0 as numbers.
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     of: str = Field(description="column of the source")
-    values: tuple[str, ...] = Field(min_length=1, description="its classes that become class 1; all others are class 0")
-    names: tuple[str, str] = Field(("no", "yes"), description="names of class 0 and class 1")
+    values: tuple[str, ...] | None = Field(
+        None, min_length=1, description="its classes that become class 1; all others are class 0"
+    )
+    bins: int | None = Field(None, ge=2, le=64, description="numbers are cut into so many classes of about equal size")
+    edges: tuple[float, ...] | None = Field(None, min_length=1, description="numbers are cut here; an edge goes up")
+    names: tuple[str, ...] | None = Field(None, description="of the classes; with values, no and yes by default")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        named = isinstance(given, Mapping) and given.get("values") is not None and given.get("names") is None
+        return {**given, "names": ("no", "yes")} if named else given
+
+    @model_validator(mode="after")
+    def _fits(self) -> DerivedColumn:
+        ways = {"values": 2, "bins": self.bins, "edges": len(self.edges or ()) + 1}
+        given = [name for name in ways if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise PydanticCustomError("derived", "expected one of values, bins and edges")
+        if self.edges is not None and any(low >= high for low, high in pairwise(self.edges)):
+            raise PydanticCustomError("derived", "expected edges that rise")
+        if self.names is not None and len(self.names) != ways[given[0]]:
+            raise PydanticCustomError("derived", "expected {n} names", {"n": ways[given[0]]})
+        return self
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Only what is given: what a column is made from decides which settings mean something."""
+        return {name: value for name, value in handler(self).items() if value is not None}
 
 
 class DataConfig(Section):

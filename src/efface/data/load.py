@@ -75,8 +75,9 @@ def load_dataset(
         validation_fraction: Share of train taken out where the source has no validation split.
         test_fraction: Share of train taken out where the source has no test split.
         cache: Folder of decoded images; None: ``$EFFACE_CACHE`` or ``~/.cache/efface``.
-        derive: Two-class columns to make where the source lacks them, by name; mappings as in a configuration's
-            ``data.derive``. A column of the source wins over a derived one of its name.
+        derive: Columns to make where the source lacks them, by name: two classes from those of another column, or
+            numbers cut into classes; mappings as in a configuration's ``data.derive``. A column of the source wins over
+            a derived one of its name.
         seed: Of the splits that are drawn, of ``limit`` and of toyfaces.
         progress: Show a bar while decoding.
         **options: Of the source. Hub: ``config``, ``revision``, ``data_dir``. toyfaces: ``n``, ``correlation``.

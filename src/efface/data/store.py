@@ -16,18 +16,18 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Int8, UInt8, UInt64
+from jaxtyping import Float64, Int, Int8, UInt8, UInt64
 
 from efface.data.sources.base import Encoded, Source
 from efface.data.sources.decode import decode, measure, require_square
-from efface.data.sources.labels import encode_labels
+from efface.data.sources.labels import encode_labels, read_numbers
 from efface.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever stores written by older code must not be read any more."""
 THREADS = 2
 GROUP = 64
@@ -46,6 +46,7 @@ class Store:
         labels: ``{column: [N]}`` class indices, -1 where missing.
         classes: Class names of these columns.
         refused: Why each other column is not one of classes.
+        numbers: ``{column: [N]}`` values of those among the refused that hold numbers, NaN where missing.
         split: ``[N]`` index into SPLITS, -1 for rows of no split.
         hashes: ``[N]`` 64-bit hash of the decoded pixels; 0 where unreadable.
         unreadable: Rows whose image can't be decoded.
@@ -61,6 +62,7 @@ class Store:
     hashes: UInt64[np.ndarray, " N"]
     unreadable: Int[np.ndarray, " u"]
     warnings: tuple[str, ...] = ()
+    numbers: Mapping[str, Float64[np.ndarray, " N"]] = field(default_factory=dict)
 
 
 def cache_folder(cache: Path | None = None) -> Path:
@@ -130,6 +132,7 @@ def _read(folder: Path, key: str) -> Store | None:
         # Opened here, since numpy leaves a damaged archive open.
         with (folder / "labels.npz").open("rb") as file, np.load(file) as arrays:
             matrix, split, hashes, unreadable = (arrays[n] for n in ("labels", "split", "hashes", "unreadable"))
+            numbers = dict(zip(json.loads(str(arrays["numbered"])), arrays["numbers"], strict=True))
         images = np.load(folder / "images.npy", mmap_mode="r")
         if meta["key"] != key or len(images) != len(hashes) or matrix.shape != (len(meta["classes"]), len(images)):
             return None
@@ -138,7 +141,8 @@ def _read(folder: Path, key: str) -> Store | None:
             return None
         classes = {name: tuple(names) for name, names in meta["classes"].items()}
         labels = {name: codes.astype(np.int64) for name, codes in zip(classes, matrix, strict=True)}
-        return Store(key, images, labels, classes, meta["refused"], split, hashes, unreadable, tuple(meta["warnings"]))
+        remarks = tuple(meta["warnings"])
+        return Store(key, images, labels, classes, meta["refused"], split, hashes, unreadable, remarks, numbers)
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None
 
@@ -167,7 +171,16 @@ def _write(source: Source, size: int | None, key: str, folder: Path, progress: b
         warnings.append(f"{message}; dropped.")
     # Class indices fit in 16 bits (ClassLabel columns of a thousand classes included).
     matrix = np.stack([c.codes for c in encoded.values()]).astype(np.int16) if encoded else np.empty((0, n), np.int16)
-    np.savez(folder / "labels.npz", labels=matrix, split=raw.split, hashes=hashes, unreadable=np.asarray(bad, np.int64))
+    found = read_numbers(raw, refused)
+    np.savez(
+        folder / "labels.npz",
+        labels=matrix,
+        split=raw.split,
+        hashes=hashes,
+        unreadable=np.asarray(bad, np.int64),
+        numbers=np.stack(list(found.values())) if found else np.empty((0, n)),
+        numbered=np.array(json.dumps(list(found))),
+    )
     classes = {name: list(column.names) for name, column in encoded.items()}
     meta = {"key": key, "source": source.name, "classes": classes, "refused": refused, "warnings": warnings}
     (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False))

@@ -84,7 +84,11 @@ def _check_columns(store: Store, target: str, names: list[str], problems: Proble
     for name in names:
         if name in store.refused:
             similar = [other for other in store.labels if other.startswith(f"{name}_")]
-            problems.add(f"Column {name!r} {store.refused[name]}" + (f" Use {similar[0]!r}." if similar else ""))
+            hint = f" Use {similar[0]!r}." if similar else ""
+            if name in store.numbers:
+                wish = "Or cut it" if similar else "Cut it into classes"
+                hint += f" {wish}: --set 'data.derive.{name}_group={{of: {name}, bins: 8}}'."
+            problems.add(f"Column {name!r} {store.refused[name]}{hint}")
         elif name not in store.labels:
             problems.add(f"No column {name!r} with labels. {did_you_mean(name, store.labels)}")
         elif name == target and not (store.labels[name] != MISSING).any():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 
 from efface.data.schema import MISSING
 from efface.data.sources.base import RawLabels
@@ -57,6 +58,27 @@ def encode_labels(labels: RawLabels) -> tuple[dict[str, Classes], dict[str, str]
         except NotClassesError as reason:
             refused[name] = str(reason)
     return found, refused
+
+
+def read_numbers(labels: RawLabels, names: Iterable[str]) -> dict[str, Float64[np.ndarray, " N"]]:
+    """Return those of the named columns that hold finite numbers; NaN where a value is missing, as is a whole -1.
+
+    Example:
+        >>> read_numbers(RawLabels(pa.table({"a": [0.5, None], "b": ["x", "y"]}), {}, np.zeros(2, np.int8)), "ab")
+        {'a': array([0.5, nan])}
+    """
+    found = {}
+    for name in names:
+        column = labels.table.column(name)
+        whole = pa.types.is_integer(column.type)
+        if name.lower() in SPLIT_COLUMNS or name in labels.names or not (whole or pa.types.is_floating(column.type)):
+            continue
+        values = np.asarray(pc.fill_null(column.cast(pa.float64(), safe=False), np.nan).to_numpy(), np.float64)
+        if whole:
+            values = np.where(values == MISSING, np.nan, values)
+        if not np.isinf(values).any() and not np.isnan(values).all():
+            found[name] = values
+    return found
 
 
 def encode_column(name: str, column: pa.ChunkedArray, names: tuple[str, ...] | None = None) -> Classes:
