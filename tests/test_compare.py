@@ -272,6 +272,9 @@ def test_a_row_is_of_the_attribute_that_leaks_most():
     assert found["best_ci"] == pytest.approx([0.75, 0.85])
     assert found["excess_leakage_ci"] == pytest.approx([0.6, 0.8])
     assert set(found["attributes"]) == {"a", "b", "c"}
+    assert (found["kept_share"], found["median_selectivity"]) == (None, 0.4)
+    asked = row_of("x", 1, audited(0.9, a=entry(0.2)), {"train_s": 1, "peak_rss_mb": 2}, ["hat", "beard"])
+    assert (asked["kept_share"], asked["median_selectivity"]) == (0.4, None)
 
 
 def test_means_spread_and_order():
@@ -293,7 +296,7 @@ def test_means_spread_and_order():
     text = made.to_markdown()
     assert "| **good** | 0.910 (0.900 to 0.920) |" in text
     assert "Not yet made: bad, seed 1" in text
-    assert "alike (by these means; a tie in one or two counts too): bad by good." in text
+    assert "alike (by these means; ties count): bad by good." in text
 
 
 def test_a_method_is_beaten_only_where_nothing_speaks_for_it():
@@ -301,10 +304,13 @@ def test_a_method_is_beaten_only_where_nothing_speaks_for_it():
 
     def board(**methods):
         rows = []
-        for name, (fidelity, excess, kept) in methods.items():
+        for name, (fidelity, excess, share, *asked) in methods.items():
             audit = audited(fidelity, z=entry(excess))
-            audit["selectivity"]["median_share"] = kept
-            rows.append(row_of(name, 0, audit, cost))
+            audit["selectivity"]["columns"] = [
+                {"column": column, "preserved": column == "beard", "share": None if value is None else {"value": value}}
+                for column, value in zip(("hat", "beard"), (share, *asked), strict=False)
+            ]
+            rows.append(row_of(name, 0, audit, cost, ["beard"]))
         return {one["method"]: one["beaten_by"] for one in Leaderboard(rows, [], [], {}).methods}
 
     assert board(a=(0.9, 0.1, 0.5), b=(0.9, 0.2, 0.5)) == {"a": [], "b": ["a"]}
@@ -314,6 +320,9 @@ def test_a_method_is_beaten_only_where_nothing_speaks_for_it():
     # No other column to probe: the two that are left decide. A figure that only one has decides nothing.
     assert board(a=(0.9, 0.1, None), b=(0.8, 0.2, None)) == {"a": [], "b": ["a"]}
     assert board(a=(0.9, 0.1, None), b=(0.8, 0.2, 0.1)) == {"a": [], "b": []}
+    # Columns to keep count by the least of them, and no more than in full.
+    assert board(a=(0.9, 0.1, 0.5, 0.2), b=(0.8, 0.2, 0.5, 0.9)) == {"a": [], "b": []}
+    assert board(a=(0.9, 0.1, 0.5, 1.0), b=(0.8, 0.2, 0.5, 1.3)) == {"a": [], "b": ["a"]}
 
 
 def test_the_configuration_is_the_preset_s_but_for_the_audit():

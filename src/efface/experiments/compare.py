@@ -109,6 +109,7 @@ class Comparison:
             "split": config.audit.split,
             "target": config.data.target,
             "attributes": list(config.data.attributes),
+            "preserve": list(config.method.preserve),
             "environment": self.environment,
             "config": config.model_dump(mode="json"),
         }
@@ -119,13 +120,14 @@ class Comparison:
         config, folder = self.settings(method, seed), RunFolder(self.place(method, seed))
         stamp = {"fingerprint": config.fingerprint(), "audit": config.audit.model_dump(mode="json")}
         kept = folder.read_json("cell.json")
-        if kept.get("stamp") == stamp and "row" in kept:
-            return dict(kept["row"])
-        self.console.print(f"{method}, seed {seed}", highlight=False)
-        training = self._trained(method, seed)
-        row = row_of(method, seed, self._audited(config, folder, training), training)
-        folder.write_json("cell.json", {"stamp": stamp, "row": row})
-        return row
+        if kept.get("stamp") == stamp and (found := folder.read_json("audit.json")):
+            training = folder.read_json("training.json")
+        else:
+            self.console.print(f"{method}, seed {seed}", highlight=False)
+            training = self._trained(method, seed)
+            found = self._audited(config, folder, training)
+            folder.write_json("cell.json", {"stamp": stamp})
+        return row_of(method, seed, found, training, self.config.method.preserve)
 
     def _trained(self, method: str, seed: int) -> dict[str, Any]:
         """Return time and memory of a cell's training; train it, and before it the original, if that is not done."""

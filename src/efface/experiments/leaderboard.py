@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from efface.experiments.cells import ORIGINAL
@@ -22,6 +22,7 @@ MEANS = (
     "excess_leakage",
     "highest_excess_leakage",
     "conditional_bits",
+    "kept_share",
     "median_selectivity",
     "aum",
     "certified",
@@ -29,8 +30,8 @@ MEANS = (
     "peak_rss_mb",
 )
 """Columns of which means over seeds are taken."""
-BETTER = {"fidelity": 1, "excess_leakage": -1, "median_selectivity": 1}
-"""What speaks for a method, and which way."""
+BETTER = {"fidelity": 1, "excess_leakage": -1, "kept_share": 1, "median_selectivity": 1}
+"""What speaks for a method, and which way. A column that tells more than before is no better than one kept in full."""
 HEAD = (
     "method",
     "fidelity",
@@ -38,6 +39,7 @@ HEAD = (
     "excess leakage",
     "by the highest attacker",
     "bits given the target",
+    "kept on request",
     "median selectivity",
     "AUM",
     "certified",
@@ -74,7 +76,9 @@ def portable(about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def row_of(method: str, seed: int, audit: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+def row_of(
+    method: str, seed: int, audit: Mapping[str, Any], training: Mapping[str, Any], kept: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return the row of a finished cell: its figures of the attribute that leaks most, and those of each attribute.
 
     Args:
@@ -82,11 +86,15 @@ def row_of(method: str, seed: int, audit: Mapping[str, Any], training: Mapping[s
         seed: Of data, weights and attackers.
         audit: As in audit.json.
         training: ``train_s`` in seconds, ``peak_rss_mb`` in MiB.
+        kept: Columns that the comparison asks to keep, whether this method can or not: the least of their shares is a
+            figure of its own, and the median is over the others.
     """
     attributes = {name: _attribute(entry) for name, entry in audit["attributes"].items()}
     worst = max(attributes, key=lambda name: _leak(attributes[name]))
-    others = audit.get("selectivity") or {"columns": [], "median_share": None}
+    others = audit.get("selectivity") or {"columns": []}
     survived = {column["column"]: (column["share"] or {}).get("value") for column in others["columns"]}
+    asked = [share for name in kept if is_number(share := survived.get(name))]
+    unasked = [share for name, share in survived.items() if name not in kept and is_number(share)]
     return {
         "method": method,
         "seed": seed,
@@ -97,7 +105,8 @@ def row_of(method: str, seed: int, audit: Mapping[str, Any], training: Mapping[s
         **attributes[worst],
         "selectivity": survived,
         "preserved": [column["column"] for column in others["columns"] if column["preserved"]],
-        "median_selectivity": others["median_share"],
+        "kept_share": min(asked, default=None),
+        "median_selectivity": median(unasked) if unasked else None,
         "train_s": training["train_s"],
         "peak_rss_mb": training["peak_rss_mb"],
         "attributes": attributes,
@@ -153,7 +162,7 @@ class Leaderboard:
         """Means over seeds per method, with the least and the greatest; who leaks least is first.
 
         ``on_front``: no other method has both higher fidelity and lower excess leakage. ``beaten_by``: the methods
-        that are at least as good in fidelity, excess leakage and median selectivity, and better in one of them.
+        that are at least as good in fidelity, excess leakage, kept columns and median selectivity, and better in one.
         """
         found = [self._mean(name) for name in dict.fromkeys(row["method"] for row in self.rows)]
         best = front(self.points)
@@ -208,7 +217,7 @@ class Leaderboard:
     def _beaten(self) -> list[str]:
         """Say which methods have nothing that speaks for them, and against which others."""
         beaten = [f"{one['method']} by {', '.join(one['beaten_by'])}" for one in self.methods if one["beaten_by"]]
-        said = "Beaten in fidelity, leakage and selectivity alike (by these means; a tie in one or two counts too): "
+        said = "Beaten in fidelity, leakage, kept columns and selectivity alike (by these means; ties count): "
         return [f"- {said}{'; '.join(beaten) or 'none'}."] if len(self.methods) > 1 else []
 
     def _notes(self) -> list[str]:
@@ -220,7 +229,8 @@ class Leaderboard:
             "",
             *self._beaten(),
             f"- Suite `{about['suite']}`, read on {about['split']}; target {about['target']}, attributes "
-            f"{', '.join(about['attributes'])}; label floor {_range(floors)}.",
+            f"{', '.join(about['attributes'])}; to keep: {', '.join(about.get('preserve') or ()) or 'nothing named'}; "
+            f"label floor {_range(floors)}.",
             f"- {about['environment']['started']}, {hardware['cpu']}, {hardware['cores']} core(s), accelerator "
             f"{hardware['accelerator']}, torch {about['environment']['torch']}: `{about['environment']['command']}`",
         ]
@@ -233,14 +243,18 @@ def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     known, known_too = ([name for name in BETTER if entry[name] is not None] for entry in (one, other))
     if known != known_too:
         return False
-    gains = [BETTER[name] * (one[name] - other[name]) for name in known]
+    gains = [BETTER[name] * (_capped(one, name) - _capped(other, name)) for name in known]
     return any(gain > 0 for gain in gains) and all(gain >= 0 for gain in gains)
+
+
+def _capped(entry: Mapping[str, Any], name: str) -> float:
+    return min(entry[name], 1.0) if name == "kept_share" else float(entry[name])
 
 
 def _line(entry: Mapping[str, Any]) -> str:
     name = f"**{entry['method']}**" if entry["on_front"] else entry["method"]
     shown = [_with_spread(entry, column) for column in ("fidelity", "best_accuracy", "excess_leakage")]
-    plain = ("highest_excess_leakage", "conditional_bits", "median_selectivity", "aum", "certified")
+    plain = ("highest_excess_leakage", "conditional_bits", "kept_share", "median_selectivity", "aum", "certified")
     shown += [number(entry[column]) for column in plain]
     shown += [duration(entry["train_s"]), memory(entry["peak_rss_mb"]), str(len(entry["seeds"]))]
     return f"| {' | '.join([name, *shown])} |"
