@@ -325,6 +325,16 @@ def test_a_method_is_beaten_only_where_nothing_speaks_for_it():
     assert board(a=(0.9, 0.1, 0.5, 1.0), b=(0.8, 0.2, 0.5, 1.3)) == {"a": [], "b": ["a"]}
 
 
+def test_a_preset_keeps_its_settings_for_its_own_method(tmp_path):
+    config = find_config("utkface-gender-race-certified")
+    made = module.Comparison(config, ("quantised", "adversarial", "leace"), (0,), (), module.RunFolder(tmp_path))
+    own, other, plain = (made.settings(name, 0).method for name in made.methods)
+    assert own == config.method
+    assert (other.removal_weight, other.preserve, plain.preserve) == (1.0, ("age_bin",), ())
+    with pytest.raises(ConfigError, match="--methods says which are made"):
+        compare(config, "leace", 1, tmp_path / "c", overrides=["method.name=leace"], progress=False)
+
+
 def test_the_configuration_is_the_preset_s_but_for_the_audit():
     config = Config.from_mapping({"name": "n", "audit": {"attackers": ("linear",), "suite": "quick"}})
     asked, not_asked = module.with_suite(config, "standard"), module.with_suite(config, None)

@@ -210,6 +210,8 @@ def compare(
     chosen = chosen_methods(methods)
     if seeds < 1:
         raise ConfigError(expected("--seeds", "at least 1", seeds))
+    if any(text.partition("=")[0].strip() == "method.name" for text in overrides):
+        raise ConfigError("`method.name` can't be set for a comparison: --methods says which are made.")
     refuse_auto(config, "efface compare")
     config = with_suite(config, suite)
     folder = RunFolder(Path(out)) if out is not None else RunFolder(ROOT / config.name)
