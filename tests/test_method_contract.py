@@ -262,3 +262,13 @@ def test_columns_that_cannot_be_kept_are_all_told_at_once():
         "'skin_tone' more than once",
     ):
         assert text in str(caught.value)
+
+
+def test_fewer_codes_than_classes_of_the_task_are_refused():
+    method = SMALL.model_copy(update={"name": "quantised", "code": CodeConfig(levels=(2,), width=8)})
+    data = load_toyfaces("skin_tone", ("glasses",), n=100, size=32)
+    assert data.target.n_classes > 2
+    with pytest.raises(
+        ConfigError, match=r"(?s)names 'hat'.*at least 4, .* of skin_tone, but got \[2\]. That makes 2 codes"
+    ):
+        unlearn(Net(data.target.n_classes), data, CUT, method=method, engine=FAST, progress=False)

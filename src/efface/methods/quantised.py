@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from efface.config import MethodConfig
 from efface.data.dataset import AttributeDataset
+from efface.errors import ConfigError, Problems, expected
 from efface.heads.quantiser import Quantiser, check_levels
 from efface.methods.layers import insert, ordered
 from efface.methods.penalised import Crew, PenalisedMethod, Site, trained_kinds
@@ -33,9 +35,16 @@ class Quantised(PenalisedMethod):
         return config.model_copy(update={"heads": trained_kinds(config)})
 
     def check(self, config: MethodConfig, data: AttributeDataset) -> None:
-        """Raise ConfigError for unknown heads and attributes, and for codes without levels."""
-        super().check(config, data)
-        check_levels(config.code.levels)
+        """Raise ConfigError for unknown heads and attributes, codes without levels, and fewer codes than classes."""
+        problems, base = Problems(ConfigError), super().check
+        problems.attempt(lambda: base(config, data))
+        problems.attempt(lambda: check_levels(config.code.levels))
+        codes, target = math.prod(config.code.levels), data.target
+        if codes < target.n_classes:
+            wanted = f"levels whose product is at least {target.n_classes}, the classes of {target.name}"
+            advice = f"That makes {codes} codes, which can't tell them apart. Name more levels."
+            problems.add(expected("method.code.levels", wanted, list(config.code.levels), advice))
+        problems.raise_if_any()
 
     def mount(self, model: nn.Module, at: Sequence[str], data: AttributeDataset, config: MethodConfig) -> None:
         """Put the quantiser at the first cut: what comes after is a function of its code."""
