@@ -1,5 +1,6 @@
 """`efface compare`: one original for all, a row per method and seed; cells that are kept, killed or fail; errors."""
 
+import importlib
 import json
 import os
 import shutil
@@ -107,7 +108,10 @@ def test_finished_cells_are_kept_and_a_killed_one_is_made_again(finished, monkey
 
     The original is attacked and probed once for both, with what a whole audit of its own finds.
     """
-    attacks, probes = [], []
+    attacks, probes, read_off = [], [], []
+    audits = importlib.import_module("efface.audit.audit")  # `from efface.audit import audit` is the function
+    extract = audits.extract_layers
+    monkeypatch.setattr(audits, "extract_layers", lambda *given, **more: read_off.append(1) or extract(*given, **more))
     run_suite, read = remembered.run_suite, remembered.read
     monkeypatch.setattr(remembered, "read", lambda *given: probes.append(given[1].name) or read(*given))
     monkeypatch.setattr(remembered, "run_suite", lambda *given: attacks.append(given) or run_suite(*given))
@@ -129,6 +133,7 @@ def test_finished_cells_are_kept_and_a_killed_one_is_made_again(finished, monkey
         k: v for k, v in before["task_bottleneck"].items() if k not in changing
     }
     assert len(attacks) == 1
+    assert len(read_off) == 3, "two models, and the original once"
     assert sorted(probes) == sorted(after["leace"]["selectivity"])
     assert after["leace"]["original_accuracy"] == before["original"]["original_accuracy"]
     assert after["leace"]["fidelity_original"] == before["original"]["fidelity"]

@@ -5,7 +5,7 @@ The code that attacks never sees how the model was trained: it gets a finished m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from torch import nn
 
 from efface.audit.attackers import Attacker
 from efface.audit.conclude import Job, conclude, prepare
-from efface.audit.features import FeatureSet, check_layers, device_of, extract_layers, forward
+from efface.audit.features import FeatureSet, cache_key, check_layers, device_of, extract_layers, forward
 from efface.audit.layers import extract_summaries, layer_map, layer_points
 from efface.audit.plan import build_suite
 from efface.audit.progress import bars
 from efface.audit.releases import as_seen, extract_releases
+from efface.audit.remembered import features_of_original
 from efface.audit.result import AuditResult
 from efface.audit.sections import Inquiry
 from efface.audit.subject import Subject, check_outputs
@@ -178,9 +179,25 @@ class ModelSource:
         }
 
     def _extract(self, role: str, job: Job) -> dict[str, FeatureSet]:
-        model, splits = self.models[role], self._splits(job.config.split)
+        splits = self._splits(job.config.split)
         title = "features of the original" if role == "original" else "features of the model"
-        advance = job.shown.open(title, sum(len(self.data.rows(name)) for name in splits))
+        people = sum(len(self.data.rows(name)) for name in splits)
+        advance = job.shown.open(title, people)
+        if role != "original" or self.cache is not None:
+            return self._released(role, splits, title, advance)
+
+        def name() -> object:
+            given = self.models[role], self.images(role), str(self.layers), splits, self.precision
+            return cache_key(*given), self.threat.releases, self.threat.view
+
+        return features_of_original(
+            name, lambda: self._released(role, splits, title, advance), lambda: advance(title, people)
+        )
+
+    def _released(
+        self, role: str, splits: Sequence[str], title: str, advance: Callable[[str, int], None]
+    ) -> dict[str, FeatureSet]:
+        model = self.models[role]
         more: dict[str, Any] = {"precision": self.precision, "cache": self.cache}
         more["tick"] = lambda n: advance(title, n)
         releases = self.threat.releases

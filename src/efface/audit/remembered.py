@@ -1,4 +1,4 @@
-"""Attacks and probes of an original, made once for several audits: a comparison audits many models against one."""
+"""Features, attacks and probes of an original, made once for several audits of many models against one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,28 @@ _kept: ContextVar[dict[str, Any] | None] = ContextVar("_kept", default=None)
 
 @contextmanager
 def remembering() -> Iterator[None]:
-    """Within this context, equal attacks and probes of an equal original are made once."""
+    """Within this context, equal features, attacks and probes of an equal original are made once.
+
+    Features stay on disk for as long.
+    """
     token = _kept.set({})
     try:
         yield
     finally:
         _kept.reset(token)
+
+
+def features_of_original(
+    name: Callable[[], object], make: Callable[[], dict[str, FeatureSet]], tell: Callable[[], None]
+) -> dict[str, FeatureSet]:
+    """Return what the original releases at each layer, or what it was found to release before.
+
+    Args:
+        name: Tells everything that the features depend on.
+        make: Computes them.
+        tell: Called where they were computed before.
+    """
+    return _once(lambda: f"features {name()!r}", make, tell)
 
 
 def attack_original(original: FeatureSet, column: Column, settings: Settings) -> Outcomes:
@@ -80,4 +96,4 @@ def _key(original: FeatureSet, column: Column, split: str, how: object) -> str |
     return hashlib.sha256(b"|".join(parts)).hexdigest()
 
 
-__all__ = ["attack_original", "read_original", "remembering"]
+__all__ = ["attack_original", "features_of_original", "read_original", "remembering"]
