@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from efface.audit import remembered
 from efface.config import Config
@@ -17,9 +18,10 @@ from efface.errors import AuditError, ConfigError, TrainingError
 from efface.experiments import cells
 from efface.experiments import compare as module
 from efface.experiments.cells import Cell, train_apart
-from efface.experiments.compare import chosen_methods, compare
+from efface.experiments.compare import compare
 from efface.experiments.leaderboard import Leaderboard, row_of
 from efface.experiments.presets import find_config
+from efface.experiments.variants import chosen, read_variants
 from efface.methods import METHODS
 from efface.report.pareto import Point, front
 
@@ -207,13 +209,13 @@ def test_a_training_that_is_killed_or_fails_says_so(tmp_path, monkeypatch):
 
 def test_errors_are_told_at_once_before_anything_is_trained(tmp_path):
     with pytest.raises(ConfigError, match="2 problems") as found:
-        chosen_methods("leac,hsci")
+        chosen("leac,hsci", {}, "all")
     assert "'leac' in --methods. Did you mean 'leace'" in str(found.value)
     assert "'hsci' in --methods. Did you mean 'hsic'" in str(found.value)
     with pytest.raises(ConfigError, match="at least one name"):
-        chosen_methods(" , ")
-    assert chosen_methods("all")[0] == "original"
-    assert sorted(chosen_methods("all")) == METHODS.names()
+        chosen(" , ", {}, "all")
+    assert chosen("all", {}, "all")[0] == "original"
+    assert sorted(chosen("all", {}, "all")) == METHODS.names()
     config = find_config(PRESET, TINY)
     with pytest.raises(ConfigError) as found:
         compare(config, "leace,narrow,vclub", 1, tmp_path / "c", overrides=["method.preserve=[hatt]"], progress=False)
@@ -328,6 +330,81 @@ def test_a_method_is_beaten_only_where_nothing_speaks_for_it():
     # Columns to keep count by the least of them, and no more than in full.
     assert board(a=(0.9, 0.1, 0.5, 0.2), b=(0.8, 0.2, 0.5, 0.9)) == {"a": [], "b": []}
     assert board(a=(0.9, 0.1, 0.5, 1.0), b=(0.8, 0.2, 0.5, 1.3)) == {"a": [], "b": ["a"]}
+
+
+# ---------------------------------------------------------------- variants
+
+
+WIDTHS = {
+    "wide": {"name": "random_projection", "eraser": {"keep": 0.9}},
+    "own": {"removal_weight": 3},
+    "kept": {"name": "adversarial", "preserve": ["hat"]},
+}
+
+
+def test_variants_are_methods_with_settings_of_their_own(tmp_path):
+    path = tmp_path / "v.yaml"
+    path.write_text(yaml.safe_dump(WIDTHS))
+    config, found = find_config(PRESET, TINY), read_variants(path)
+    made = module.Comparison(
+        config, tuple(found), (0,), ("method.head_width=4",), module.RunFolder(tmp_path), variants=found
+    )
+    wide, own, kept = (made.settings(name, 5) for name in WIDTHS)
+    assert (wide.name, wide.seed, wide.method.name, wide.method.eraser.keep) == ("wide", 5, "random_projection", 0.9)
+    assert wide.method.eraser.dimensions == config.method.eraser.dimensions, "sections are merged"
+    assert own.method == config.method.model_copy(update={"removal_weight": 3.0, "head_width": 4})
+    assert (kept.method.preserve, kept.method.removal_weight) == (("hat",), 1.0)
+    assert {one.method.head_width for one in (wide, own, kept)} == {4}, "the command line wins"
+    assert chosen("own,leace", found, "all") == ("own", "leace")
+    assert {"wide", "hsic"} < set(chosen("all", found, "all"))
+
+
+def test_variants_stand_beside_each_other_in_one_table(finished, tmp_path):
+    path, folder = tmp_path / "v.yaml", shutil.copytree(finished, tmp_path / "one")
+    path.write_text(yaml.safe_dump({name: {"name": "random_projection", "eraser": {"keep": keep}}
+                                    for name, keep in {"most": 0.9, "some": 0.3}.items()}))  # fmt: skip
+    sets = [f"--set={text}" for text in TINY]
+    run = efface("compare", PRESET, "--variants", path, "--seeds", 1, "--out", folder, "--resume", "-q", *sets)
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = board(folder)
+    assert {row["method"] for row in found["rows"]} == {"most", "some"}
+    assert found["variants"]["most"]["eraser"] == {"keep": 0.9}
+    assert (folder / "seed-0" / "some" / "audit.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{leace: {}}", "'leace' is a method"),
+        ("{a/b: {}}", "to name a folder, but got 'a/b'"),
+        ("{a: 3}", "a: to be a mapping|`.*a` to be a mapping of settings"),
+        ("{a: {name: leac}}", "a: unknown method 'leac'. Did you mean 'leace'"),
+        ("{a: {name: original}}", "the original is one for all"),
+        ("{}", "a YAML mapping of variants"),
+    ],
+)
+def test_wrong_variants(tmp_path, text, message):
+    path = tmp_path / "v.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_variants(path)
+
+
+def test_wrong_settings_of_variants_are_told_together_before_anything_is_made(tmp_path):
+    found = {
+        "a": {"removal_wight": 1},
+        "b": {"name": "narrow", "narrow": {"channels": -1}},
+        "c": {"preserve": ["hatt"]},
+    }
+    for wrong, texts in (
+        (found, ("a: Unknown setting `method.removal_wight`", "b: `method.narrow.channels`")),
+        ({"d": {}, "c": found["c"]}, ("c: `method.preserve` names 'hatt'",)),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            compare(find_config(PRESET, TINY), list(wrong), 1, tmp_path / "c", variants=wrong, progress=False)
+        for text in texts:
+            assert text in str(caught.value)
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_preset_keeps_its_settings_for_its_own_method(tmp_path):

@@ -17,7 +17,19 @@ SUITES = ("quick", "standard", "full")
 @app.command()
 def compare(
     config: Preset,
-    methods: Annotated[str, typer.Option(help="Names (efface ls methods), separated by commas; or all.")] = "all",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Names (efface ls methods) separated by commas; or all. Default: all variants, else all.",
+            show_default=False,
+        ),
+    ] = None,
+    variants: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file of methods with settings of their own: {NAME: {name: METHOD, …}}.", show_default=False
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="How often: seeds of data, weights and attackers.")] = 3,
     suite: Annotated[
         str | None, typer.Option(help="Attackers that all meet: quick, standard (default) or full.", show_default=False)
@@ -39,21 +51,26 @@ def compare(
 
       efface compare utkface-gender-race --data DIR --methods detachment,leace,adversarial
 
+      efface compare toyfaces-smiling-glasses --variants widths.yaml --seeds 1
+
       efface compare toyfaces-smiling-glasses --resume
     """
     from efface.experiments.compare import compare as make_comparison
     from efface.experiments.presets import find_config
+    from efface.experiments.variants import read_variants
 
     if suite is not None and suite not in SUITES:
         raise ConfigError(expected("--suite", "quick, standard or full", suite, did_you_mean(suite, SUITES)))
     own = overrides(data, set_)
     settings = find_config(config, own)
+    known = {} if variants is None else read_variants(variants)
     try:
         board, folder = make_comparison(
             settings,
-            methods,
+            methods or list(known) or "all",
             seeds,
             out,
+            variants=known,
             suite=suite,
             overrides=own,
             resume=resume,

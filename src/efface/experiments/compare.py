@@ -15,14 +15,14 @@ from efface.audit.remembered import remembering
 from efface.config import Config
 from efface.data.dataset import AttributeDataset
 from efface.data.load import load
-from efface.errors import ConfigError, EffaceError, Problems, did_you_mean, expected
+from efface.errors import ConfigError, EffaceError, Problems, expected
 from efface.experiments.cells import ORIGINAL, Cell, train_apart
 from efface.experiments.environment import describe
 from efface.experiments.folder import RunFolder
 from efface.experiments.leaderboard import Leaderboard, row_of
-from efface.experiments.presets import suited
 from efface.experiments.runner import fresh_model, preflight, refuse_auto
-from efface.methods import METHODS, find_method, released_data, restore
+from efface.experiments.variants import Variants, chosen, settled
+from efface.methods import find_method, released_data, restore
 from efface.models import split
 
 ROOT = Path("comparisons")
@@ -35,12 +35,13 @@ class Comparison:
 
     Attributes:
         config: The preset, with the audit that all methods meet.
-        methods: Names, in the order in which they are made.
+        methods: Names of methods and variants, in the order in which they are made.
         seeds: Of data, weights and attackers, one after the other.
         overrides: ``method.…=value``; they win over what a method suggests.
         folder: Where everything goes.
         progress: Whether to show progress bars.
         console: Where remarks go.
+        variants: Methods with settings of their own, by names of their own.
     """
 
     config: Config
@@ -50,6 +51,7 @@ class Comparison:
     folder: RunFolder
     progress: bool = True
     console: Console = field(default_factory=lambda: Console(quiet=True))
+    variants: Variants = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.environment = describe(self.config.seed)
@@ -58,12 +60,11 @@ class Comparison:
         self._data: tuple[int, AttributeDataset] | None = None
 
     def settings(self, method: str, seed: int) -> Config:
-        """Return the configuration of a cell: the preset's, what the method suggests, what the user set."""
-        values = self.config.model_dump()
-        chosen = find_method(method)
-        values["method"] = suited(values["method"], method)
-        found = Config.from_mapping(values | {"name": method, "seed": seed}).updated(self.overrides)
-        return found if chosen.preserves else found.updated(["method.preserve=[]"])
+        """Return the configuration of a cell: the preset's, what suits the method, the variant's, what the user set."""
+        found = settled(self.config, method, self.variants).updated([*self.overrides, f"seed={seed}"])
+        # What the preset asks to keep is asked of those that can.
+        asked = find_method(found.method.name).preserves or "preserve" in self.variants.get(method, {})
+        return found if asked else found.updated(["method.preserve=[]"])
 
     def place(self, method: str, seed: int) -> Path:
         """Return the run folder of a cell."""
@@ -110,6 +111,7 @@ class Comparison:
             "target": config.data.target,
             "attributes": list(config.data.attributes),
             "preserve": list(config.method.preserve),
+            "variants": {name: dict(self.variants[name]) for name in self.methods if name in self.variants},
             "environment": self.environment,
             "config": config.model_dump(mode="json"),
         }
@@ -179,6 +181,7 @@ def compare(
     seeds: int = 3,
     out: Path | None = None,
     *,
+    variants: Variants | None = None,
     suite: str | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
@@ -190,7 +193,8 @@ def compare(
 
     Args:
         config: The preset: data, model, cut, engine.
-        methods: Names, or ``all``.
+        methods: Names of methods and variants, or ``all``.
+        variants: Methods with settings of their own, by names of their own (``read_variants``).
         seeds: How many; the first is the preset's.
         out: Folder; None: ``comparisons/NAME``.
         suite: Suite of attackers that all models meet; None: as configured, else ``standard``.
@@ -207,7 +211,8 @@ def compare(
     Raises:
         ConfigError: A name, number or setting is wrong, or the folder holds something else; all problems at once.
     """
-    chosen = chosen_methods(methods)
+    variants = variants or {}
+    names = chosen(methods, variants, ALL)
     if seeds < 1:
         raise ConfigError(expected("--seeds", "at least 1", seeds))
     if any(text.partition("=")[0].strip() == "method.name" for text in overrides):
@@ -217,7 +222,7 @@ def compare(
     folder = RunFolder(Path(out)) if out is not None else RunFolder(ROOT / config.name)
     own = tuple(text for text in overrides if text.startswith("method."))
     numbers = tuple(config.seed + number for number in range(seeds))
-    comparison = Comparison(config, chosen, numbers, own, folder, progress, console or Console(quiet=True))
+    comparison = Comparison(config, names, numbers, own, folder, progress, console or Console(quiet=True), variants)
     check_folder(folder, config, resume, overwrite)
     check_methods(comparison)
     if overwrite and not resume:
@@ -225,29 +230,6 @@ def compare(
             shutil.rmtree(place)
     folder.begin(config, resume, overwrite)
     return comparison.run(), folder.path
-
-
-def chosen_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
-    """Return names of methods, the original first, each once.
-
-    Raises:
-        ConfigError: Names are unknown, or there is none; all at once.
-
-    Example:
-        >>> chosen_methods("leace, original,leace")
-        ('original', 'leace')
-    """
-    if methods == ALL:
-        methods = METHODS.names()
-    names = [name.strip() for name in methods.split(",")] if isinstance(methods, str) else list(methods)
-    names = list(dict.fromkeys(name for name in names if name))
-    problems = Problems(ConfigError)
-    if not names:
-        problems.add(expected("--methods", "at least one name, or all", methods, did_you_mean("", METHODS.names())))
-    for name in set(names) - set(METHODS.names()):
-        problems.add(f"Unknown method {name!r} in --methods. {did_you_mean(name, METHODS.names())}")
-    problems.raise_if_any()
-    return tuple(sorted(names, key=lambda name: name != ORIGINAL))
 
 
 def with_suite(config: Config, suite: str | None) -> Config:
@@ -293,17 +275,26 @@ def check_methods(comparison: Comparison) -> None:
 
 
 def _wrong(comparison: Comparison) -> Iterator[str]:
-    seed = comparison.config.seed
-    data = preflight(comparison.settings(comparison.methods[0], seed), lambda: comparison.data(seed))
+    seed, first = comparison.config.seed, comparison.methods[0]
+    configs, wrong = {}, []
+    for name in comparison.methods:
+        try:
+            configs[name] = comparison.settings(name, seed)
+        except ConfigError as error:
+            wrong += [f"{name}: {text}" for text in error.problems or (str(error),)]
+    if wrong:
+        yield from wrong
+        return
+    data = preflight(configs[first], lambda: comparison.data(seed))
     found: dict[str, list[str]] = {}
     for method in comparison.methods[1:]:
-        config = comparison.settings(method, comparison.config.seed).method
+        config = configs[method].method
         try:
-            find_method(method).check(config, data)
+            find_method(config.name).check(config, data)
         except EffaceError as error:
             for text in error.problems or (str(error),):
                 found.setdefault(text, []).append(method)
     yield from (f"{', '.join(methods)}: {text}" for text, methods in found.items())
 
 
-__all__ = ["Comparison", "chosen_methods", "compare"]
+__all__ = ["Comparison", "compare"]

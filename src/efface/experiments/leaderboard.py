@@ -86,15 +86,17 @@ def row_of(
         seed: Of data, weights and attackers.
         audit: As in audit.json.
         training: ``train_s`` in seconds, ``peak_rss_mb`` in MiB.
-        kept: Columns that the comparison asks to keep, whether this method can or not: the least of their shares is a
-            figure of its own, and the median is over the others.
+        kept: Columns that the comparison asks to keep, whether this method can or not. The least share of these and of
+            those that this method was asked to keep is a figure of its own, and the median is over the others.
     """
     attributes = {name: _attribute(entry) for name, entry in audit["attributes"].items()}
     worst = max(attributes, key=lambda name: _leak(attributes[name]))
     others = audit.get("selectivity") or {"columns": []}
     survived = {column["column"]: (column["share"] or {}).get("value") for column in others["columns"]}
-    asked = [share for name in kept if is_number(share := survived.get(name))]
-    unasked = [share for name, share in survived.items() if name not in kept and is_number(share)]
+    preserved = [column["column"] for column in others["columns"] if column["preserved"]]
+    named = {*kept, *preserved}
+    asked = [share for name, share in survived.items() if name in named and is_number(share)]
+    unasked = [share for name, share in survived.items() if name not in named and is_number(share)]
     return {
         "method": method,
         "seed": seed,
@@ -104,7 +106,7 @@ def row_of(
         "attribute": worst,
         **attributes[worst],
         "selectivity": survived,
-        "preserved": [column["column"] for column in others["columns"] if column["preserved"]],
+        "preserved": preserved,
         "kept_share": min(asked, default=None),
         "median_selectivity": median(unasked) if unasked else None,
         "train_s": training["train_s"],
