@@ -77,6 +77,9 @@ def test_missing_labels_and_columns_of_many_classes():
     for labels in features.labels.values():
         labels["name"] = np.arange(len(labels["z"])) % SIZES[0]
     assert told_by_kept(features, column(2), (names,), replace(HOW, target=NO_TARGET), 0.5, 0.9) is None
+    # Only what was read is named.
+    assert told_by_kept(features, column(2), (names,), HOW, 0.5, 0.9) is None
+    assert told_by_kept(features, column(2), (names, HAT), HOW, 0.5, 0.9).columns == ("hat",)
     many = replace(HOW, target="name")
     assert told_by_kept(features, column(2), (HAT,), many, 0.5, 0.9).accuracy > 0.6
 

@@ -330,6 +330,7 @@ def test_a_method_is_beaten_only_where_nothing_speaks_for_it():
     # Columns to keep count by the least of them, and no more than in full.
     assert board(a=(0.9, 0.1, 0.5, 0.2), b=(0.8, 0.2, 0.5, 0.9)) == {"a": [], "b": []}
     assert board(a=(0.9, 0.1, 0.5, 1.0), b=(0.8, 0.2, 0.5, 1.3)) == {"a": [], "b": ["a"]}
+    assert board(a=(0.9, 0.1, 1.0), b=(0.8, 0.2, 1.004)) == {"a": [], "b": ["a"]}
 
 
 # ---------------------------------------------------------------- variants

@@ -1,9 +1,11 @@
 """Settings: strict, told all at once, written and read back, bound to a fingerprint."""
 
+from importlib import resources
+
 import pytest
 import yaml
 
-from efface.config import Config, override
+from efface.config import Config, MethodConfig, override
 from efface.errors import ConfigError, EffaceError
 from efface.experiments import find_config, presets
 from efface.methods import find_method
@@ -115,8 +117,23 @@ def test_a_method_that_is_named_brings_the_settings_that_suit_it(tmp_path):
     assert (mine.removal_weight, mine.target_weight) == (7, suggested["target_weight"])
     path.write_text(certified.to_yaml())
     assert find_config(str(path)) == certified
-    for name in presets():
-        assert find_config(name, [f"method.name={find_config(name).method.name}"]) == find_config(name)
+    whole = find_config("utkface-gender-race", ["method={name: quantised}"]).method
+    assert (whole.target_weight, whole.heads, whole.input_weight) == (24, ("conv",), MethodConfig().input_weight)
+    # What suits one method is not left to another.
+    other = find_config("cifar10-living-class-certified", ["method.name=narrow"]).method
+    assert (other.target_weight, other.removal_weight, other.heads) == (
+        MethodConfig().target_weight, MethodConfig().removal_weight, MethodConfig().heads,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_what_a_preset_says_wins_over_what_suits_its_method(name):
+    file = resources.files("efface.experiments").joinpath(f"presets/{name}.yaml")
+    said = yaml.safe_load(file.read_text("utf-8"))["method"]
+    found = find_config(name).model_dump(mode="json")["method"]
+    assert {key: found[key] for key in said if not isinstance(said[key], dict)} == {
+        key: value for key, value in said.items() if not isinstance(value, dict)
+    }
 
 
 @pytest.mark.parametrize("section", ["3", "[name]", "{name: 3}", "{name: [a]}"])

@@ -15,7 +15,7 @@ from data_files import encoded, noise
 from efface.config import Config, DataConfig, DerivedColumn
 from efface.data import store as store_module
 from efface.data.load import LAYOUT_SUMMARIES, LAYOUTS, load, load_dataset
-from efface.data.sources.derive import with_derived
+from efface.data.sources.derive import _between, _spans, with_derived
 from efface.data.store import Store
 from efface.errors import ConfigError, DataError
 from efface.experiments import find_config
@@ -212,7 +212,8 @@ def test_decimals_are_cut_at_their_quantiles(tmp_path, read):
     assert all(a[1] < b[0] for a, b in pairwise(spans))
     assert data.attributes[0].classes == tuple(f"{low:g}–{high:g}" for low, high in spans)
     with pytest.raises(
-        DataError, match=r"holds decimal numbers, not classes\. Cut it into classes: --set 'data\.derive"
+        DataError,
+        match=r"holds decimal numbers, not classes\. Cut it into classes under another name: --set 'data\.derive",
     ):
         read(root, "gender", "height", {})
 
@@ -233,6 +234,37 @@ def test_edges_cut_where_they_say_and_go_up(tmp_path, read):
         read(root, "gender", "grown", grown).labels["grown"].tolist()
         == (((np.arange(140) % 70) >= 18).astype(int) + ((np.arange(140) % 70) >= 31)).tolist()
     )
+
+
+def test_missing_numbers_are_those_that_are_missing_as_classes(tmp_path, read):
+    # An empty cell makes floats of whole numbers, and -1 stays missing; of decimals it is a number.
+    ages = [None if i == 3 else -1 if i % 5 == 0 else i % 80 for i in range(160)]
+    data = read(measured(tmp_path, ages, "age"), "gender", "x", {"x": {"of": "age", "bins": 3}})
+    assert (data.labels["x"] < 0).tolist() == [age in (None, -1) for age in ages]
+    scores = [-1 if i % 5 == 0 else i / 100 for i in range(160)]
+    data = read(measured(tmp_path / "s", scores, "score"), "gender", "x", {"x": {"of": "score", "bins": 3}})
+    assert (data.labels["x"] >= 0).all()
+
+
+def test_names_tell_small_numbers_apart_without_many_digits():
+    assert _spans(np.array([3e-5, 0.12, 0.31, 0.5, 0.77, 0.93]), np.array([0, 0, 1, 1, 2, 2])) == (
+        "0.00003–0.12", "0.31–0.5", "0.77–0.93",
+    )  # fmt: skip
+    assert _between(np.array([0.3, 0.3 + 1e-14])) == ("below 0.3", "0.3 to 0.30000000000001", "from 0.30000000000001")
+    assert _between(np.array([18.0, 1e6])) == ("below 18", "18 to 1000000", "from 1000000")
+
+
+def test_a_column_without_values_or_all_the_same_is_not_cut(tmp_path, read):
+    with pytest.raises(DataError) as caught:
+        read(measured(tmp_path, [5] * 80, "age"), "gender", "age", {})
+    assert "Cut it" not in str(caught.value)
+    store = Store(
+        "", np.zeros((2, 3, 1, 1), np.uint8), {"x": np.array([-1, -1])}, {"x": ("0", "1")}, {}, np.zeros(2, np.int8),
+        np.zeros(2, np.uint64), np.zeros(0, np.int64),
+    )  # fmt: skip
+    for column in (DerivedColumn(of="x", bins=2), DerivedColumn(of="x", edges=(1,))):
+        with pytest.raises(DataError, match="a column of numbers, but got 'x'"):
+            with_derived(store, {"cut": column})
 
 
 def test_many_equal_numbers_make_fewer_classes(tmp_path, read):

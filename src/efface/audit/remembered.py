@@ -41,7 +41,7 @@ def features_of_original(
         make: Computes them.
         tell: Called where they were computed before.
     """
-    return _once(lambda: f"features {name()!r}", make, tell)
+    return once(lambda: f"features {name()!r}", make, tell)
 
 
 def attack_original(original: FeatureSet, column: Column, settings: Settings) -> Outcomes:
@@ -53,7 +53,7 @@ def attack_original(original: FeatureSet, column: Column, settings: Settings) ->
     suite = [(type(attacker).__qualname__, vars(attacker)) for attacker in settings.suite]
     how = suite, settings.target, settings.seed, settings.seeds, settings.config.model_dump_json()
     epochs = settings.config.epochs * settings.seeds * len(settings.suite)
-    return _once(
+    return once(
         lambda: _key(original, column, settings.config.split, how),
         lambda: run_suite(original, column, settings, "the original"),
         lambda: settings.tick(f"{column.name} was read from the original before", epochs),
@@ -63,15 +63,15 @@ def attack_original(original: FeatureSet, column: Column, settings: Settings) ->
 def read_original(original: FeatureSet, column: Column, probing: Probing) -> Reading:
     """Probe a column on the original's features, or return what the probe found before."""
     how = "probe", probing.attackers, probing.epochs, probing.people, probing.seed
-    return _once(
+    return once(
         lambda: _key(original, column, probing.split, how),
         lambda: read(original, column, probing, "the original"),
         lambda: probing.tick(f"{column.name} was probed on the original before", probing.steps),
     )
 
 
-def _once(name: Callable[[], str | None], make: Callable[[], Found], tell: Callable[[], None]) -> Found:
-    """Return what was made under this name before, and tell that; else make it."""
+def once(name: Callable[[], str | None], make: Callable[[], Found], tell: Callable[[], None] = lambda: None) -> Found:
+    """Return what was made under this name before, and tell that; else make it. Without a name nothing is kept."""
     kept = _kept.get()
     key = name() if kept is not None else None
     if kept is None or key is None:
@@ -96,4 +96,4 @@ def _key(original: FeatureSet, column: Column, split: str, how: object) -> str |
     return hashlib.sha256(b"|".join(parts)).hexdigest()
 
 
-__all__ = ["attack_original", "features_of_original", "read_original", "remembering"]
+__all__ = ["attack_original", "features_of_original", "once", "read_original", "remembering"]

@@ -66,6 +66,11 @@ class Comparison:
         asked = find_method(found.method.name).preserves or "preserve" in self.variants.get(method, {})
         return found if asked else found.updated(["method.preserve=[]"])
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Columns that the comparison asks to keep."""
+        return self.config.updated(self.overrides).method.preserve
+
     def place(self, method: str, seed: int) -> Path:
         """Return the run folder of a cell."""
         return self.folder.path / f"seed-{seed}" / method
@@ -110,7 +115,7 @@ class Comparison:
             "split": config.audit.split,
             "target": config.data.target,
             "attributes": list(config.data.attributes),
-            "preserve": list(config.method.preserve),
+            "preserve": list(self.kept),
             "variants": {name: dict(self.variants[name]) for name in self.methods if name in self.variants},
             "environment": self.environment,
             "config": config.model_dump(mode="json"),
@@ -122,19 +127,21 @@ class Comparison:
         config, folder = self.settings(method, seed), RunFolder(self.place(method, seed))
         stamp = {"fingerprint": config.fingerprint(), "audit": config.audit.model_dump(mode="json")}
         kept = folder.read_json("cell.json")
-        if kept.get("stamp") == stamp and (found := folder.read_json("audit.json")):
-            training = folder.read_json("training.json")
-        else:
+        found, training = folder.read_json("audit.json"), folder.read_json("training.json")
+        if kept.get("stamp") != stamp or not found or not training:
             self.console.print(f"{method}, seed {seed}", highlight=False)
             training = self._trained(method, seed)
             found = self._audited(config, folder, training)
             folder.write_json("cell.json", {"stamp": stamp})
-        return row_of(method, seed, found, training, self.config.method.preserve)
+        return row_of(method, seed, found, training, self.kept)
 
     def _trained(self, method: str, seed: int) -> dict[str, Any]:
         """Return time and memory of a cell's training; train it, and before it the original, if that is not done."""
         config, folder = self.settings(method, seed), RunFolder(self.place(method, seed))
-        folder.begin(config, resume=True, overwrite=False)
+        try:
+            folder.begin(config, resume=True, overwrite=False)
+        except ConfigError as error:
+            raise ConfigError(f"{error} Or delete that folder, and it is made again.") from None
         if found := folder.read_json("training.json"):
             return found
         original = None if method == ORIGINAL else self.place(ORIGINAL, seed)

@@ -93,7 +93,7 @@ def row_of(
     worst = max(attributes, key=lambda name: _leak(attributes[name]))
     others = audit.get("selectivity") or {"columns": []}
     survived = {column["column"]: (column["share"] or {}).get("value") for column in others["columns"]}
-    preserved = [column["column"] for column in others["columns"] if column["preserved"]]
+    preserved = [column["column"] for column in others["columns"] if column.get("preserved")]
     named = {*kept, *preserved}
     asked = [share for name, share in survived.items() if name in named and is_number(share)]
     unasked = [share for name, share in survived.items() if name not in named and is_number(share)]
@@ -250,7 +250,7 @@ def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _capped(entry: Mapping[str, Any], name: str) -> float:
-    return min(entry[name], 1.0) if name == "kept_share" else float(entry[name])
+    return min(entry[name], 1.0) if name in ("kept_share", "median_selectivity") else float(entry[name])
 
 
 def _line(entry: Mapping[str, Any]) -> str:

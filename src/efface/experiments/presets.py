@@ -43,6 +43,8 @@ def find_config(name: str, overrides: Iterable[str] = ()) -> Config:
 def suited(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return settings of a method, with what suits it: under those that were made for it, over another method's.
 
+    Of another method's settings, those that suit that method are dropped.
+
     Args:
         settings: Of the section ``method``, all or some.
         name: The method that is to be run.
@@ -52,10 +54,14 @@ def suited(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
         4.0
         >>> suited({"name": "hsic", "removal_weight": 8.0}, "hsic")["removal_weight"]
         8.0
+        >>> suited({"name": "quantised", "removal_weight": 48.0, "keep": "features"}, "narrow")
+        {'name': 'narrow', 'keep': 'features'}
     """
-    suggested = find_method(name).suggested
-    own = settings.get("name", MethodConfig().name) == name
-    return {**(suggested if own else settings), **(settings if own else suggested), "name": name}
+    suggested, own = find_method(name).suggested, settings.get("name", MethodConfig().name)
+    if own == name:
+        return {**suggested, **settings, "name": name}
+    theirs = find_method(own).suggested if own in METHODS.names() else {}
+    return {**{key: value for key, value in settings.items() if key not in theirs}, **suggested, "name": name}
 
 
 def _settled(path: Path, overrides: Iterable[str]) -> Config:
@@ -65,4 +71,7 @@ def _settled(path: Path, overrides: Iterable[str]) -> Config:
         name = wanted.get("name", MethodConfig().name)
         if name in METHODS.names():  # what is wrong is told where settings are read
             values = {**values, "method": suited(own, name)}
-    return Config.from_mapping(override(values, overrides))
+    found = override(values, overrides)
+    if any(text.partition("=")[0].strip() == "method" for text in overrides) and isinstance(found["method"], dict):
+        found["method"] = suited(found["method"], name) if name in METHODS.names() else found["method"]
+    return Config.from_mapping(found)

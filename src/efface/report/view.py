@@ -154,7 +154,7 @@ def _kept(attribute: Mapping[str, Any]) -> list[dict[str, str]]:
     found = attribute.get("kept")
     if not found:
         return []
-    note = f"task and {', '.join(found['columns'])}, known exactly, without any feature"
+    note = f"by the true task and {', '.join(found['columns'])} alone, without any feature"
     return [{"label": "Told by what was kept", "value": percent(found["accuracy"]), "note": note}]
 
 

@@ -211,7 +211,9 @@ def _told_by_kept(name: str, attribute: Mapping[str, Any], setting: Setting) -> 
     text += f"{percent(found['accuracy'])}{_bracket(found.get('ci'), setting)} without any feature"
     if not is_number(found.get("excess_leakage")):
         return f"{text}."
-    return f"{text}: an excess leakage of {percent(found['excess_leakage'])} is what keeping them in full would cost."
+    return (
+        f"{text}: an excess leakage of {percent(found['excess_leakage'])} is what keeping them in full costs at least."
+    )
 
 
 def _best(name: str, attribute: Mapping[str, Any], setting: Setting) -> str:

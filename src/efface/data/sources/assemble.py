@@ -85,9 +85,9 @@ def _check_columns(store: Store, target: str, names: list[str], problems: Proble
         if name in store.refused:
             similar = [other for other in store.labels if other.startswith(f"{name}_")]
             hint = f" Use {similar[0]!r}." if similar else ""
-            if name in store.numbers:
+            if name in store.numbers and np.nanmin(store.numbers[name]) < np.nanmax(store.numbers[name]):
                 wish = "Or cut it" if similar else "Cut it into classes"
-                hint += f" {wish}: --set 'data.derive.{name}_group={{of: {name}, bins: 8}}'."
+                hint += f" {wish} under another name: --set 'data.derive.{name}_group={{of: {name}, bins: 8}}'."
             problems.add(f"Column {name!r} {store.refused[name]}{hint}")
         elif name not in store.labels:
             problems.add(f"No column {name!r} with labels. {did_you_mean(name, store.labels)}")

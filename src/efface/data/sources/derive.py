@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -48,14 +48,15 @@ def with_derived(store: Store, derive: Mapping[str, DerivedColumn], problems: Pr
 
 
 def numbers_of(store: Store, name: str) -> Float64[np.ndarray, " N"] | None:
-    """Return a column's numbers, NaN where missing; None if it holds none. Classes may be named by numbers."""
+    """Return a column's finite numbers, NaN where missing; None if it holds none. Classes may be named by numbers."""
     if name in store.numbers:
         return store.numbers[name]
     try:
         values = np.array([*map(float, store.classes.get(name, ("",))), np.nan])  # the last is where -1 points to
     except ValueError:
         return None
-    return values[store.labels[name]]
+    numbers = values[store.labels[name]]
+    return None if np.isinf(numbers).any() or np.isnan(numbers).all() else numbers
 
 
 def _made(store: Store, column: DerivedColumn) -> tuple[Int64[np.ndarray, " N"], tuple[str, ...]]:
@@ -91,11 +92,9 @@ def _between(edges: Float64[np.ndarray, " e"]) -> tuple[str, ...]:
         >>> _between(np.array([18.0, 65.0]))
         ('below 18', '18 to 65', 'from 65')
     """
-    return (
-        f"below {edges[0]:.12g}",
-        *(f"{low:.12g} to {high:.12g}" for low, high in pairwise(edges)),
-        f"from {edges[-1]:.12g}",
-    )
+    told = _told(edges.tolist(), 12)
+    between = (f"{told[low]} to {told[high]}" for low, high in pairwise(edges.tolist()))
+    return f"below {told[float(edges[0])]}", *between, f"from {told[float(edges[-1])]}"
 
 
 def _spans(numbers: Float64[np.ndarray, " N"], codes: Int64[np.ndarray, " N"]) -> tuple[str, ...]:
@@ -105,13 +104,19 @@ def _spans(numbers: Float64[np.ndarray, " N"], codes: Int64[np.ndarray, " N"]) -
         >>> _spans(np.array([1.0, 2.25, 2.5, 4.0]), np.array([0, 0, 1, 1]))
         ('1–2.2', '2.5–4')
     """
-    ends = [(one.min(), one.max()) for one in (numbers[codes == k] for k in range(codes.max() + 1))]
-    for digits in range(2, 18):
-        shown = [tuple(f"{end:.{digits}g}" for end in pair) for pair in ends]
-        apart = len({text for pair in shown for text in set(pair)}) == sum(len(set(pair)) for pair in ends)
-        if apart and not any("e" in text for pair in shown for text in pair):
+    ends = [(float(one.min()), float(one.max())) for one in (numbers[codes == k] for k in range(codes.max() + 1))]
+    told = _told([end for pair in ends for end in pair], 2)
+    return tuple(told[low] if low == high else f"{told[low]}–{told[high]}" for low, high in ends)
+
+
+def _told(numbers: Sequence[float], digits: int) -> dict[float, str]:
+    """Return numbers as text, with at least so many digits and as many as tell them apart."""
+    told: dict[float, str] = {}
+    for enough in range(digits, 18):
+        told = {one: np.format_float_positional(one, enough, fractional=False, trim="-") for one in numbers}
+        if len(set(told.values())) == len(told):
             break
-    return tuple(low if low == high else f"{low}–{high}" for low, high in shown)
+    return told
 
 
 def _what_is_wrong(store: Store, name: str, column: DerivedColumn) -> list[str]:

@@ -70,13 +70,16 @@ def read_numbers(labels: RawLabels, names: Iterable[str]) -> dict[str, Float64[n
     found = {}
     for name in names:
         column = labels.table.column(name)
-        whole = pa.types.is_integer(column.type)
-        if name.lower() in SPLIT_COLUMNS or name in labels.names or not (whole or pa.types.is_floating(column.type)):
+        numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        if name.lower() in SPLIT_COLUMNS or name in labels.names or not numeric:
             continue
         values = np.asarray(pc.fill_null(column.cast(pa.float64(), safe=False), np.nan).to_numpy(), np.float64)
-        if whole:
+        if np.isinf(values).any():
+            continue
+        known = values[~np.isnan(values)]
+        if (known == np.round(known)).all():  # whole floats too, since a missing value makes pandas write floats
             values = np.where(values == MISSING, np.nan, values)
-        if not np.isinf(values).any() and not np.isnan(values).all():
+        if not np.isnan(values).all():
             found[name] = values
     return found
 
