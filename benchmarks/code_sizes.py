@@ -1,10 +1,7 @@
-r"""What a larger code keeps, and what can still be certified: finished runs of `quantised` as a table and a plot.
+r"""What a larger code keeps, and what can still be certified: a comparison of codes as a table and a plot.
 
-for levels in 2 2,2 2,4 2,4,4 2,4,4,2; do
-  efface run PRESET --set method.name=quantised --set "method.code.levels=[$levels]" --set audit.suite=standard \
-    --set audit.attackers=null --set 'audit.beyond=[selectivity]' --out "runs/codes/$levels"
-done
-python benchmarks/code_sizes.py runs/codes/* --out benchmarks/results/codes/PRESET
+efface compare PRESET --variants benchmarks/ablations/codes.yaml --suite standard --seeds 1 --out runs/codes/PRESET
+python benchmarks/code_sizes.py runs/codes/PRESET --out benchmarks/results/codes/PRESET
 """
 
 from __future__ import annotations
@@ -15,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import yaml
 
-from summarise import arguments, load
+from summarise import arguments
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
@@ -27,15 +25,17 @@ HEAD = (
 )
 
 
-def point(result: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run reached; figures of the attribute that is certified least."""
-    audit = result["audit"]
+def point(cell: Path) -> dict[str, Any]:
+    """Return what the run in a folder reached; figures of the attribute that is certified least."""
+    audit = json.loads((cell / "audit.json").read_text())
+    config = yaml.safe_load((cell / "config.yaml").read_text())
     name, entry = max(audit["attributes"].items(), key=lambda item: item[1]["certificate"]["bound"])
-    levels = result["config"]["method"]["code"]["levels"]
+    levels = config["method"]["code"]["levels"]
+    names = ("preserve", "preserve_weight", "target_weight", "removal_weight")
     return {
-        "date": result["date"][:10],
+        "date": audit["created"][:10],
         "seed": audit["seed"],
-        "command": result["environment"]["command"],
+        "method": {name: config["method"][name] for name in names},
         "levels": levels,
         "codes": math.prod(levels),
         "fidelity": audit["fidelity"]["value"],
@@ -97,13 +97,12 @@ def draw(points: list[dict[str, Any]], others: list[str], path: Path) -> None:
 
 def main() -> None:
     given = arguments(__doc__, "benchmarks/results/codes")
-    results = [load(folder) for folder in given.folders]
-    points = sorted((point(result) for result in results), key=lambda one: one["codes"])
+    board = json.loads((given.folders[0] / "leaderboard.json").read_text())
+    cells = [given.folders[0] / f"seed-{row['seed']}" / row["method"] for row in board["rows"] if row["certified"]]
+    points = sorted(map(point, cells), key=lambda one: one["codes"])
     others = sorted({name for one in points for name in one["selectivity"]})
     given.out.mkdir(parents=True, exist_ok=True)
-    first = results[0]
-    method = {name: first["config"]["method"][name] for name in ("preserve", "preserve_weight", "removal_weight")}
-    about = {"preset": first["config"]["name"], "environment": first["environment"], "method": method}
+    about = {"preset": board["name"], "environment": board["environment"]}
     (given.out / "codes.json").write_text(json.dumps({**about, "points": points}, indent=1) + "\n")
     draw(points, others, given.out / "codes.svg")
     head = HEAD.format(others=" | ".join(f"{name} kept" for name in others), rule="---|" * max(1, len(others)))
@@ -113,8 +112,8 @@ def main() -> None:
         + "".join(row(one, others) for one in points)
         + f"\nFractions; n = {points[0]['n']}, seed {points[0]['seed']}; original fidelity "
         f"{points[0]['fidelity_original']:.3f}, strongest attacker on it {points[0]['original_best']:.3f}. "
-        f"`method`: {json.dumps(method)}. {points[0]['date']}, {first['environment']['hardware']['cpu']}, torch "
-        f"{first['environment']['torch']}.\n"
+        f"`method`: {json.dumps(points[0]['method'])}. {points[0]['date']}, {board['environment']['hardware']['cpu']}, "
+        f"torch {board['environment']['torch']}: `{board['environment']['command']}`\n"
     )
     (given.out / "README.md").write_text(text)
     print(text)

@@ -21,7 +21,7 @@ from efface.experiments.cells import Cell, train_apart
 from efface.experiments.compare import compare
 from efface.experiments.leaderboard import Leaderboard, row_of
 from efface.experiments.presets import find_config
-from efface.experiments.variants import chosen, read_variants
+from efface.experiments.variants import chosen, read_variants, settled
 from efface.methods import METHODS
 from efface.report.pareto import Point, front
 
@@ -371,6 +371,16 @@ def test_variants_stand_beside_each_other_in_one_table(finished, tmp_path):
     assert {row["method"] for row in found["rows"]} == {"most", "some"}
     assert found["variants"]["most"]["eraser"] == {"keep": 0.9}
     assert (folder / "seed-0" / "some" / "audit.json").exists()
+
+
+ABLATIONS = sorted((Path(__file__).parents[1] / "benchmarks" / "ablations").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_our_ablations_are_of_settings_that_exist(path):
+    found, config = read_variants(path), find_config("utkface-gender-race")
+    methods = [settled(config, name, found).method for name in found]
+    assert len({method.model_dump_json() for method in methods}) == len(found) > 2, "no two are the same"
 
 
 @pytest.mark.parametrize(
