@@ -12,7 +12,15 @@ from audit_helpers import SIZES, column, dataset, feature_set, network
 from efface.audit import AuditResult, audit
 from efface.audit.attack import Outcome, Outcomes
 from efface.audit.attackers import Attacker, FittedAttacker, build_attacker
-from efface.audit.attribute import Settings, audit_attribute, reachable_floor, verdict, with_aum
+from efface.audit.attribute import (
+    Settings,
+    audit_attribute,
+    hidden,
+    reachable_floor,
+    unguessed,
+    verdict,
+    with_aum,
+)
 from efface.audit.intervals import Resampling
 from efface.audit.metrics import aum
 from efface.audit.reconstruction import choose_people, reconstruct
@@ -79,6 +87,12 @@ def test_what_only_probabilities_tell_is_said_at_the_floor(hint):
     )
     assert entry["verdict"] == AT_FLOOR
     assert any("but probabilities do" in text for text in entry["warnings"]) == bool(hint)
+
+
+def test_an_excess_that_shows_only_where_people_are_paired_is_said_at_the_floor():
+    best = outcomes(0.55).best.attack
+    assert any("is above 0 by more than noise (0.027 to 0.119)" in text for text in hidden(best, 0.074, [0.027, 0.119]))
+    assert hidden(best, 0.074, [0.0, 0.119]) == unguessed(best) == hidden(best, None, None)
 
 
 def test_without_an_original_the_audit_says_what_is_missing():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,7 +68,7 @@ def audit_attribute(
         "efficacy": metrics.efficacy(after.best.attack.accuracy, column.n_classes),
         "skipped": dict(after.skipped),
         "verdict": said,
-        "warnings": [*remarks, *(unguessed(after.best.attack) if said == AT_FLOOR else ())],
+        "warnings": [*remarks, *(hidden(after.best.attack, excess, excess_ci) if said == AT_FLOOR else ())],
         "controls": {**controls.section, "original": _original(before, found)},
     }
 
@@ -91,6 +91,21 @@ def verdict(
     if after.highest.attack.ci[1] < reach or (before is not None and not before.exceeds(label_floor)):
         return INCONCLUSIVE
     return AT_FLOOR
+
+
+def hidden(best: Attack, excess: float | None, ci: Sequence[float] | None) -> list[str]:
+    """Say what the verdict at the floor does not: an excess that shows where people are paired, and bits.
+
+    The verdict asks whether an interval of accuracy clears the floor. The same people decide both, and paired they tell
+    smaller differences apart.
+    """
+    if excess is None or ci is None or ci[0] <= 0:
+        return unguessed(best)
+    return [
+        f"No interval of accuracy clears the label floor, but where the same people are paired, the excess leakage by "
+        f"{best.name}, {excess:.3f}, is above 0 by more than noise ({ci[0]:.3f} to {ci[1]:.3f}): something is left.",
+        *unguessed(best),
+    ]
 
 
 def unguessed(best: Attack) -> list[str]:
