@@ -16,8 +16,8 @@ PLACE = Path(__file__).parent / "results" / "certified"
 ASKED: dict[str, dict[str, float]] = {
     "utkface-gender-race": {"points": 1.0, "excess": 0.02, "kept": 0.6, "certified": 2.5},
     "utkface-gender-race-layer2": {"points": 2.0, "excess": 0.1, "kept": 0.6},
-    "celeba-smiling-male": {"points": 2.0, "excess": 0.1, "kept": 0.85},
-    "cifar10-living-class": {"points": 1.0, "accuracy": 0.24, "aum": 0.86},
+    "celeba-smiling-male": {"points": 2.0, "excess": 0.1, "kept": 0.85, "certified": 5.0},
+    "cifar10-living-class": {"points": 1.0, "accuracy": 0.24, "aum": 0.86, "certified": 2.5},
 }
 """Per file: most points of fidelity lost, most excess leakage, least share of each kept column, most points that the
 certificate lies above the label floor, most accuracy of the attacker, least AUM of the paper."""

@@ -10,8 +10,11 @@ import torch
 from audit_helpers import SIZES, column, dataset, feature_set, network, parts
 from efface.audit import audit
 from efface.audit.attack import NO_TARGET, Settings
+from efface.audit.attackers import build_attacker
+from efface.audit.conclude import attack_all
 from efface.audit.kept import told_by_kept
 from efface.audit.probe import with_labels
+from efface.audit.subject import Subject
 from efface.config import AuditConfig
 from efface.data.dataset import build_schema
 from efface.data.schema import Column
@@ -82,6 +85,16 @@ def test_missing_labels_and_columns_of_many_classes():
     assert told_by_kept(features, column(2), (names, HAT), HOW, 0.5, 0.9).columns == ("hat",)
     many = replace(HOW, target="name")
     assert told_by_kept(features, column(2), (HAT,), many, 0.5, 0.9).accuracy > 0.6
+
+
+def test_there_is_no_share_of_a_leak_that_nobody_sees():
+    """The original tells nothing: an attacker is a hair above the floor, and a share of that would be any number."""
+    noise = people(seed=7)
+    subject = Subject(noise, noise, (column(2),), (HAT,), ("hat",), column(2, "y"))
+    entry = attack_all(subject, replace(HOW, suite=[build_attacker("linear")]))["attributes"]["z"]
+    assert entry["original_best"] > entry["floors"]["label"], "else there is no share anyway"
+    assert entry["excess_leakage"] is None
+    assert (entry["kept"]["excess_leakage"], entry["kept"]["accuracy"] > 0.7) == (None, True)
 
 
 def test_an_audit_says_it_where_training_kept_a_column(tmp_path):

@@ -209,13 +209,13 @@ def test_a_training_that_is_killed_or_fails_says_so(tmp_path, monkeypatch):
 
 def test_errors_are_told_at_once_before_anything_is_trained(tmp_path):
     with pytest.raises(ConfigError, match="2 problems") as found:
-        chosen("leac,hsci", {}, "all")
+        chosen("leac,hsci", {})
     assert "'leac' in --methods. Did you mean 'leace'" in str(found.value)
     assert "'hsci' in --methods. Did you mean 'hsic'" in str(found.value)
     with pytest.raises(ConfigError, match="at least one name"):
-        chosen(" , ", {}, "all")
-    assert chosen("all", {}, "all")[0] == "original"
-    assert sorted(chosen("all", {}, "all")) == METHODS.names()
+        chosen(" , ", {})
+    assert chosen("all", {})[0] == "original"
+    assert sorted(chosen("all", {})) == METHODS.names()
     config = find_config(PRESET, TINY)
     with pytest.raises(ConfigError) as found:
         compare(config, "leace,narrow,vclub", 1, tmp_path / "c", overrides=["method.preserve=[hatt]"], progress=False)
@@ -356,8 +356,8 @@ def test_variants_are_methods_with_settings_of_their_own(tmp_path):
     assert own.method == config.method.model_copy(update={"removal_weight": 3.0, "head_width": 4})
     assert (kept.method.preserve, kept.method.removal_weight) == (("hat",), 1.0)
     assert {one.method.head_width for one in (wide, own, kept)} == {4}, "the command line wins"
-    assert chosen("own,leace", found, "all") == ("own", "leace")
-    assert {"wide", "hsic"} < set(chosen("all", found, "all"))
+    assert chosen("own,leace", found) == ("own", "leace")
+    assert {"wide", "hsic"} < set(chosen("all", found))
 
 
 def test_variants_stand_beside_each_other_in_one_table(finished, tmp_path):

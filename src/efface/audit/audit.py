@@ -20,7 +20,7 @@ from efface.audit.layers import extract_summaries, layer_map, layer_points
 from efface.audit.plan import build_suite
 from efface.audit.progress import bars
 from efface.audit.releases import as_seen, extract_releases
-from efface.audit.remembered import features_of_original
+from efface.audit.remembered import once
 from efface.audit.result import AuditResult
 from efface.audit.sections import Inquiry
 from efface.audit.subject import Subject, check_outputs
@@ -185,13 +185,11 @@ class ModelSource:
         advance = job.shown.open(title, people)
         if role != "original" or self.cache is not None:
             return self._released(role, splits, title, advance)
-
-        def name() -> object:
-            given = self.models[role], self.images(role), str(self.layers), splits, self.precision
-            return cache_key(*given), self.threat.releases, self.threat.view
-
-        return features_of_original(
-            name, lambda: self._released(role, splits, title, advance), lambda: advance(title, people)
+        given = self.models[role], self.images(role), str(self.layers), splits, self.precision
+        return once(
+            lambda: f"features {cache_key(*given)} {self.threat.releases} {self.threat.view}",
+            lambda: self._released(role, splits, title, advance),
+            lambda: advance(title, people),
         )
 
     def _released(

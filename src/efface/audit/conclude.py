@@ -182,8 +182,9 @@ def attack_all(subject: Subject, settings: Settings) -> dict[str, Any]:
 def _kept(subject: Subject, column: Column, entry: Mapping[str, Any], settings: Settings) -> dict[str, Any] | None:
     """What the columns kept on request tell of an attribute."""
     kept = tuple(one for one in subject.others if one.name in subject.preserved)
-    floor, original = entry["floors"]["label"], entry["original_best"]
-    found = told_by_kept(subject.model, column, kept, settings, floor, original)
+    # Where the original is within noise of the floor, shares of what it leaks mean nothing.
+    original = None if entry["excess_leakage"] is None else entry["original_best"]
+    found = told_by_kept(subject.model, column, kept, settings, entry["floors"]["label"], original)
     return None if found is None else found.to_dict()
 
 

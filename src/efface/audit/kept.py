@@ -39,8 +39,8 @@ class Kept:
         n: People guessed: those whose attribute is known.
         accuracy: Of boosted trees on the labels, fitted on the train split.
         ci: Of the accuracy, over people.
-        excess_leakage: (accuracy − label floor) / (best on the original − label floor), at least 0; None where the
-            original leaks nothing.
+        excess_leakage: (accuracy − label floor) / (best on the original − label floor), at least 0; None where no
+            attacker sees the attribute in the original.
     """
 
     columns: tuple[str, ...]
@@ -70,7 +70,7 @@ def told_by_kept(
         kept: Columns that training kept on request; those of many classes are made coarser, as for selectivity.
         settings: The split read, the task, confidence and resamples.
         label_floor: Of the attribute.
-        original: The best attacker's accuracy on the original, or None.
+        original: The best attacker's accuracy on the original; None without one, or within noise of the floor.
     """
     if not kept:
         return None

@@ -31,19 +31,6 @@ def remembering() -> Iterator[None]:
         _kept.reset(token)
 
 
-def features_of_original(
-    name: Callable[[], object], make: Callable[[], dict[str, FeatureSet]], tell: Callable[[], None]
-) -> dict[str, FeatureSet]:
-    """Return what the original releases at each layer, or what it was found to release before.
-
-    Args:
-        name: Tells everything that the features depend on.
-        make: Computes them.
-        tell: Called where they were computed before.
-    """
-    return once(lambda: f"features {name()!r}", make, tell)
-
-
 def attack_original(original: FeatureSet, column: Column, settings: Settings) -> Outcomes:
     """Run the suite on the original's features, or return what it found before.
 
@@ -96,4 +83,4 @@ def _key(original: FeatureSet, column: Column, split: str, how: object) -> str |
     return hashlib.sha256(b"|".join(parts)).hexdigest()
 
 
-__all__ = ["attack_original", "features_of_original", "once", "read_original", "remembering"]
+__all__ = ["attack_original", "once", "read_original", "remembering"]

@@ -21,12 +21,11 @@ from efface.experiments.environment import describe
 from efface.experiments.folder import RunFolder
 from efface.experiments.leaderboard import Leaderboard, row_of
 from efface.experiments.runner import fresh_model, preflight, refuse_auto
-from efface.experiments.variants import Variants, chosen, settled
+from efface.experiments.variants import ALL, Variants, chosen, settled
 from efface.methods import find_method, released_data, restore
 from efface.models import split
 
 ROOT = Path("comparisons")
-ALL = "all"
 
 
 @dataclass
@@ -219,7 +218,7 @@ def compare(
         ConfigError: A name, number or setting is wrong, or the folder holds something else; all problems at once.
     """
     variants = variants or {}
-    names = chosen(methods, variants, ALL)
+    names = chosen(methods, variants)
     if seeds < 1:
         raise ConfigError(expected("--seeds", "at least 1", seeds))
     if any(text.partition("=")[0].strip() == "method.name" for text in overrides):

@@ -24,7 +24,7 @@ def presets() -> dict[str, str]:
 def find_config(name: str, overrides: Iterable[str] = ()) -> Config:
     """Return a preset by name, or the configuration in a YAML file, with overrides applied.
 
-    What nobody sets of the method is what suits it: a preset that names another one was made for that.
+    Where file and overrides name a method and leave its settings open, they are those that suit it (``suited``).
 
     Raises:
         ConfigError: There is neither, or a setting is wrong.
@@ -33,11 +33,11 @@ def find_config(name: str, overrides: Iterable[str] = ()) -> Config:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise ConfigError(f"No configuration file {name!r}. Presets: {', '.join(presets())}.")
-        return _settled(path, overrides)
+        return _read(path, overrides)
     if name not in presets():
         raise ConfigError(f"Unknown preset {name!r}. {did_you_mean(name, presets())} Or give a .yaml file.")
     with resources.as_file(resources.files("efface.experiments").joinpath(f"presets/{name}.yaml")) as file:
-        return _settled(file, overrides)
+        return _read(file, overrides)
 
 
 def suited(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def suited(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {**{key: value for key, value in settings.items() if key not in theirs}, **suggested, "name": name}
 
 
-def _settled(path: Path, overrides: Iterable[str]) -> Config:
+def _read(path: Path, overrides: Iterable[str]) -> Config:
     values, overrides = read_yaml(path), list(overrides)
     own, wanted = values.get("method", {}), override(values, overrides).get("method", {})
     if isinstance(own, dict) and isinstance(wanted, dict):

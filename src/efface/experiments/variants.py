@@ -9,9 +9,11 @@ from typing import Any
 
 from efface.config import Config, read_yaml
 from efface.errors import ConfigError, Problems, did_you_mean, expected
+from efface.experiments.cells import ORIGINAL
 from efface.experiments.presets import suited
 from efface.methods import METHODS
 
+ALL = "all"
 Variants = Mapping[str, Mapping[str, Any]]
 """Settings of ``method`` by the variants' names; ``name`` among them is the method, else the preset's."""
 
@@ -32,7 +34,7 @@ def read_variants(path: str | Path) -> dict[str, dict[str, Any]]:
             problems.add(f"{path}: {name!r} is a method: give the variant a name of its own.")
         if not isinstance(settings, dict):
             problems.add(expected(f"{path}: {name}", "a mapping of settings of `method`", settings))
-        elif settings.get("name") == "original":
+        elif settings.get("name") == ORIGINAL:
             problems.add(f"{path}: {name}: the original is one for all; its settings are the preset's.")
         elif settings.get("name") is not None and settings["name"] not in METHODS.names():
             hint = did_you_mean(str(settings["name"]), METHODS.names())
@@ -41,23 +43,22 @@ def read_variants(path: str | Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def chosen(methods: str | Sequence[str], variants: Variants, of_all: str) -> tuple[str, ...]:
+def chosen(methods: str | Sequence[str], variants: Variants) -> tuple[str, ...]:
     """Return which methods and variants are made, the original first, each once.
 
     Args:
-        methods: Names separated by commas, or in a list; ``of_all`` for every method and every variant.
+        methods: Names separated by commas, or in a list; ``all`` for every method and every variant.
         variants: Known beside the methods.
-        of_all: The word for all.
 
     Raises:
         ConfigError: Names are unknown, or there is none; all at once.
 
     Example:
-        >>> chosen("leace, original,mine,leace", {"mine": {}}, "all")
+        >>> chosen("leace, original,mine,leace", {"mine": {}})
         ('original', 'leace', 'mine')
     """
     known = [*METHODS.names(), *variants]
-    given = known if methods == of_all else methods
+    given = known if methods == ALL else methods
     names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
     names = list(dict.fromkeys(name for name in names if name))
     problems = Problems(ConfigError)
@@ -66,7 +67,7 @@ def chosen(methods: str | Sequence[str], variants: Variants, of_all: str) -> tup
     for name in set(names) - set(known):
         problems.add(f"Unknown method {name!r} in --methods. {did_you_mean(name, known)}")
     problems.raise_if_any()
-    return tuple(sorted(names, key=lambda name: name != "original"))
+    return tuple(sorted(names, key=lambda name: name != ORIGINAL))
 
 
 def settled(config: Config, name: str, variants: Variants) -> Config:
@@ -90,4 +91,4 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return found
 
 
-__all__ = ["Variants", "chosen", "read_variants", "settled"]
+__all__ = ["ALL", "Variants", "chosen", "read_variants", "settled"]
