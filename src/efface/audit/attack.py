@@ -18,7 +18,7 @@ from efface.audit.attackers.ensemble import combine
 from efface.audit.features import FeatureSet
 from efface.audit.figures import HeldOut, measure
 from efface.audit.information import ConditionalProbe, target_table
-from efface.audit.intervals import Resampling, seeded_accuracy_interval
+from efface.audit.intervals import Resampling, paired_interval, seeded_accuracy_interval
 from efface.audit.result import Attack
 from efface.config import AuditConfig
 from efface.data.schema import Column
@@ -195,6 +195,20 @@ class Outcomes:
     def inverted(self, floor: float) -> bool:
         """Return whether some attacker on a binary attribute is wrong so often that its opposite is above a floor."""
         return self.classes == 2 and 1 - self.lowest.attack.ci[1] > floor
+
+    def beats(self, rule: Bool[np.ndarray, " n"]) -> bool:
+        """Return whether validation's pick is right more often than a rule, by more than noise, on the same people.
+
+        Args:
+            rule: Whom the rule guesses right. Paired, people tell smaller differences apart than two intervals do; and
+                the pick, unlike the highest, was not chosen on them.
+        """
+        right = np.stack([self.best.share, rule.astype(float)], 1)
+        how = self.how
+        low, _ = paired_interval(
+            right, lambda means: means[:, 0] - means[:, 1], how.confidence, how.resamples, how.seed
+        )
+        return low > 0
 
     def _widened(self, outcome: Outcome) -> Outcome:
         choices = len(self.all) * (2 if self.classes == 2 else 1)

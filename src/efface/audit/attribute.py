@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +52,7 @@ def audit_attribute(
     after = _with_fitness(after, controls)
     by_label = label_guess(target, attribute, column.n_classes) == attribute
     excess, excess_ci, by_highest = _excess(after, before, found, by_label)
-    said = verdict(after, before, found.label, reach, controls)
+    said = verdict(after, before, found.label, reach, controls, by_label)
     remarks = [*_remarks(features, column, after, before, found, reach), *controls.failed, *controls.remarks]
     return {
         "classes": list(column.classes),
@@ -68,44 +68,47 @@ def audit_attribute(
         "efficacy": metrics.efficacy(after.best.attack.accuracy, column.n_classes),
         "skipped": dict(after.skipped),
         "verdict": said,
-        "warnings": [*remarks, *(hidden(after.best.attack, excess, excess_ci) if said == AT_FLOOR else ())],
+        "warnings": [*remarks, *(unguessed(after.best.attack) if said == AT_FLOOR else ())],
         "controls": {**controls.section, "original": _original(before, found)},
     }
 
 
 def verdict(
-    after: Outcomes, before: Outcomes | None, label_floor: float, reach: float, controls: Controls | None = None
+    after: Outcomes,
+    before: Outcomes | None,
+    label_floor: float,
+    reach: float,
+    controls: Controls | None = None,
+    by_label: Bool[np.ndarray, " n"] | None = None,
 ) -> Verdict:
     """Return what may be said of the attribute.
 
-    *leaks*: some attacker that raises no false alarm is above the label floor by more than noise. *inconclusive*: not
-    so, but the suite is in doubt: only attackers that raise false alarms see the attribute, none finds a planted leak,
-    none reaches what the model's own answer gives away, or none sees the attribute in the original.
+    *leaks*: some attacker that raises no false alarm is above the label floor by more than noise, or validation's pick
+    of them is, where the same people are paired. *inconclusive*: not so, but the suite is in doubt: only attackers that
+    raise false alarms see the attribute, none finds a planted leak, none reaches what the model's own answer gives
+    away, or none sees the attribute in the original.
+
+    Args:
+        after: Of the audited model.
+        before: Of the original.
+        label_floor: What y alone gives.
+        reach: What a competent attacker reaches at least.
+        controls: What they showed.
+        by_label: Whom y alone guesses right; None: nobody is paired.
     """
+
+    def seen(found: Outcomes) -> bool:
+        return found.exceeds(label_floor) or (by_label is not None and found.beats(by_label))
+
     alarmed = frozenset() if controls is None else controls.alarmed
     trusted = replace(after, all=tuple(one for one in after.all if one.attack.name not in alarmed))
-    if trusted.all and trusted.exceeds(label_floor):
+    if trusted.all and seen(trusted):
         return LEAKS
-    if after.exceeds(label_floor) or (controls is not None and controls.failed):
+    if seen(after) or (controls is not None and controls.failed):
         return INCONCLUSIVE
     if after.highest.attack.ci[1] < reach or (before is not None and not before.exceeds(label_floor)):
         return INCONCLUSIVE
     return AT_FLOOR
-
-
-def hidden(best: Attack, excess: float | None, ci: Sequence[float] | None) -> list[str]:
-    """Say what the verdict at the floor does not: an excess that shows where people are paired, and bits.
-
-    The verdict asks whether an interval of accuracy clears the floor. The same people decide both, and paired they tell
-    smaller differences apart.
-    """
-    if excess is None or ci is None or ci[0] <= 0:
-        return unguessed(best)
-    return [
-        f"No interval of accuracy clears the label floor, but where the same people are paired, the excess leakage by "
-        f"{best.name}, {excess:.3f}, is above 0 by more than noise ({ci[0]:.3f} to {ci[1]:.3f}): something is left.",
-        *unguessed(best),
-    ]
 
 
 def unguessed(best: Attack) -> list[str]:
