@@ -419,7 +419,7 @@ def test_wrong_settings_of_variants_are_told_together_before_anything_is_made(tm
 
 
 def test_a_preset_keeps_its_settings_for_its_own_method(tmp_path):
-    config = find_config("utkface-gender-race-certified")
+    config = find_config("utkface-gender-race")
     made = module.Comparison(config, ("quantised", "adversarial", "leace"), (0,), (), module.RunFolder(tmp_path))
     own, other, plain = (made.settings(name, 0).method for name in made.methods)
     assert own == config.method

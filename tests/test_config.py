@@ -100,30 +100,63 @@ def test_every_error_is_of_one_tree():
 
 def test_a_method_that_is_named_brings_the_settings_that_suit_it(tmp_path):
     suggested = find_method("quantised").suggested
-    preset = find_config("utkface-gender-race").method
-    found = find_config("utkface-gender-race", ["method.name=quantised"]).method
+    demo = find_config("toyfaces-smiling-glasses").method
+    found = find_config("toyfaces-smiling-glasses", ["method.name=quantised"]).method
     assert (found.target_weight, found.removal_weight, found.heads) == tuple(suggested.values())
-    assert (found.keep, found.input_weight) == (preset.keep, preset.input_weight)
+    assert (found.keep, found.input_weight) == (demo.keep, demo.input_weight)
     # What a user sets wins, in a file and on the command line; so does what a preset was tuned to for its own method.
-    assert (
-        find_config("utkface-gender-race", ["method.name=quantised", "method.target_weight=3"]).method.target_weight
-        == 3
-    )
-    certified = find_config("utkface-gender-race-certified")
-    assert certified.method.removal_weight == 24 != suggested["removal_weight"]
+    changes = ["method.name=quantised", "method.target_weight=3"]
+    assert find_config("toyfaces-smiling-glasses", changes).method.target_weight == 3
+    preset = find_config("utkface-gender-race")
+    assert preset.method.removal_weight == 24 != suggested["removal_weight"]
     path = tmp_path / "mine.yaml"
     path.write_text("method: {name: quantised, removal_weight: 7}")
     mine = find_config(str(path)).method
     assert (mine.removal_weight, mine.target_weight) == (7, suggested["target_weight"])
-    path.write_text(certified.to_yaml())
-    assert find_config(str(path)) == certified
+    path.write_text(preset.to_yaml())
+    assert find_config(str(path)) == preset
     whole = find_config("utkface-gender-race", ["method={name: quantised}"]).method
     assert (whole.target_weight, whole.heads, whole.input_weight) == (24, ("conv",), MethodConfig().input_weight)
     # What suits one method is not left to another.
-    other = find_config("cifar10-living-class-certified", ["method.name=narrow"]).method
+    path.write_text("method: {name: quantised, target_weight: 24, removal_weight: 48, heads: [conv]}")
+    other = find_config(str(path), ["method.name=narrow"]).method
     assert (other.target_weight, other.removal_weight, other.heads) == (
         MethodConfig().target_weight, MethodConfig().removal_weight, MethodConfig().heads,
     )  # fmt: skip
+
+
+def test_a_preset_has_settings_for_other_methods_than_its_own(tmp_path):
+    preset = find_config("utkface-gender-race")
+    assert (preset.method.name, preset.method.removal_weight, preset.method.preserve_weight) == ("quantised", 24, 16)
+    narrow = find_config("utkface-gender-race", ["method.name=narrow", "method.target_weight=5"])
+    assert (narrow.method.removal_weight, narrow.method.preserve_weight, narrow.method.target_weight) == (16, 8, 5)
+    assert narrow.method.preserve == ("age_bin",)
+    assert narrow.method.heads == ("conv", "pooled", "grid", "ridge")
+    # A method's own suggestion wins over what is meant for all others.
+    assert find_config("utkface-gender-race", ["method.name=maxent"]).method.removal_weight == 1
+    # They are in what is run, once: the run's own file does not put them over it again.
+    path = tmp_path / "run.yaml"
+    path.write_text(narrow.to_yaml())
+    assert find_config(str(path)) == narrow
+    assert find_config(str(path), ["method.name=quantised"]).method.removal_weight == 48
+    path.write_text(
+        "method: {name: quantised, code: {levels: [2, 2], width: 32}}\n"
+        "other_methods: {code: {levels: [3]}, heads: [grid]}"
+    )
+    own, other = find_config(str(path)), find_config(str(path), ["method.name=detachment"])
+    assert (own.method.code.levels, own.method.heads) == ((2, 2), ("conv",))
+    assert (other.method.code.levels, other.method.code.width, other.method.heads) == ((3,), 32, ("grid",))
+    assert own.to_yaml().count("levels") == 2
+    for wrong, texts in {
+        "{heds: [conv]}": ("Unknown setting `other_methods.heds`", "Did you mean 'heads'"),
+        "{removal_weight: -1}": ("`other_methods.removal_weight`", "-1"),
+        "{name: narrow}": ("`other_methods`: settings only",),
+        "[1]": ("`other_methods`", "[1]"),
+    }.items():
+        path.write_text(f"other_methods: {wrong}")
+        with pytest.raises(ConfigError) as caught:
+            find_config(str(path))
+        assert all(text in str(caught.value) for text in texts), str(caught.value)
 
 
 @pytest.mark.parametrize("name", sorted(presets()))

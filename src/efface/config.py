@@ -183,6 +183,23 @@ class MethodConfig(Section):
     narrow: NarrowConfig = NarrowConfig()
 
 
+class OtherMethodsConfig(MethodConfig):
+    """Settings of ``method`` for methods that are run instead of the one named there; what is not set stays."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_no_method(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "name" in values:
+            raise PydanticCustomError(
+                "other_methods", "settings only: they are of every method that `method` names not"
+            )
+        return values
+
+    @model_serializer(mode="wrap")
+    def _what_is_set(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name in self.model_fields_set}
+
+
 class EngineConfig(Section):
     """The training loop."""
 
@@ -266,6 +283,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     method: MethodConfig = MethodConfig()
+    other_methods: OtherMethodsConfig = OtherMethodsConfig()
     engine: EngineConfig = EngineConfig()
     audit: AuditConfig = AuditConfig()
 

@@ -76,7 +76,7 @@ class AttributeDataset:
         taken = {self.target.name: "the target", **{c.name: "an attribute to unlearn" for c in self.attributes}}
         for name in dict.fromkeys(names):
             if name in taken:
-                problems.add(f"`method.preserve` names {name!r}, which is {taken[name]}. Name other columns.")
+                problems.add(f"`method.preserve` names {name!r}, which is {taken[name]}. Name other columns, or [].")
             elif name not in others:
                 problems.add(f"`method.preserve` names {name!r}. {did_you_mean(name, others)}")
             elif sum(count > 0 for count in others[name].counts["train"]) < 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -40,7 +41,7 @@ def find_config(name: str, overrides: Iterable[str] = ()) -> Config:
         return _read(file, overrides)
 
 
-def suited(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+def suited(settings: Mapping[str, Any], name: str, others: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
     """Return settings of a method, with what suits it: under those that were made for it, over another method's.
 
     Of another method's settings, those that suit that method are dropped.
@@ -48,6 +49,7 @@ def suited(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     Args:
         settings: Of the section ``method``, all or some.
         name: The method that is to be run.
+        others: Of the section ``other_methods``: over ``settings`` where they are another method's.
 
     Example:
         >>> suited({"name": "detachment", "removal_weight": 8.0, "variant": "conditional"}, "hsic")["removal_weight"]
@@ -56,22 +58,41 @@ def suited(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
         8.0
         >>> suited({"name": "quantised", "removal_weight": 48.0, "keep": "features"}, "narrow")
         {'name': 'narrow', 'keep': 'features'}
+        >>> suited({"name": "quantised", "removal_weight": 48.0}, "narrow", {"removal_weight": 16.0})
+        {'removal_weight': 16.0, 'name': 'narrow'}
     """
     suggested, own = find_method(name).suggested, settings.get("name", MethodConfig().name)
     if own == name:
         return {**suggested, **settings, "name": name}
     theirs = find_method(own).suggested if own in METHODS.names() else {}
-    return {**{key: value for key, value in settings.items() if key not in theirs}, **suggested, "name": name}
+    left = {key: value for key, value in settings.items() if key not in theirs}
+    return {**merged(left, others), **suggested, "name": name}
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings over others, section by section.
+
+    Example:
+        >>> merged({"code": {"levels": [2, 2], "width": 64}}, {"code": {"levels": [4]}})
+        {'code': {'levels': [4], 'width': 64}}
+    """
+    found = dict(under)
+    for name, value in over.items():
+        below = found.get(name)
+        found[name] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return found
 
 
 def _read(path: Path, overrides: Iterable[str]) -> Config:
     values, overrides = read_yaml(path), list(overrides)
-    own, wanted = values.get("method", {}), override(values, overrides).get("method", {})
-    if isinstance(own, dict) and isinstance(wanted, dict):
-        name = wanted.get("name", MethodConfig().name)
-        if name in METHODS.names():  # what is wrong is told where settings are read
-            values = {**values, "method": suited(own, name)}
+    Config.from_mapping(override(values, overrides))  # what is wrong is told of what was written
+    own, asked = values.get("method", {}), override(values, overrides)
+    name, others = asked.get("method", {}).get("name", MethodConfig().name), asked.get("other_methods", {})
+    if name in METHODS.names():
+        values = {**values, "method": suited(own, name, others)}
     found = override(values, overrides)
-    if any(text.partition("=")[0].strip() == "method" for text in overrides) and isinstance(found["method"], dict):
-        found["method"] = suited(found["method"], name) if name in METHODS.names() else found["method"]
+    if name in METHODS.names() and any(text.partition("=")[0].strip() == "method" for text in overrides):
+        found["method"] = suited(found["method"], name)
+    if name != own.get("name", MethodConfig().name):
+        found.pop("other_methods", None)  # they are in ``method`` now
     return Config.from_mapping(found)

@@ -61,7 +61,7 @@ class Range:
 
 SEARCHED = (
     Range("method.input_weight", 1e-4, 3e-2),
-    Range("method.target_weight", 0.5, 8.0),
+    Range("method.target_weight", 0.5, 32.0),
     Range("method.removal_weight", 1.0, 64.0),
 )
 

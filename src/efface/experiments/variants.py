@@ -10,7 +10,7 @@ from typing import Any
 from efface.config import Config, read_yaml
 from efface.errors import ConfigError, Problems, did_you_mean, expected
 from efface.experiments.cells import ORIGINAL
-from efface.experiments.presets import suited
+from efface.experiments.presets import merged, suited
 from efface.methods import METHODS
 
 ALL = "all"
@@ -78,17 +78,9 @@ def settled(config: Config, name: str, variants: Variants) -> Config:
     """
     own = variants.get(name, {"name": name})
     values = config.model_dump()
-    values["method"] = _merged(suited(values["method"], own.get("name") or config.method.name), own)
+    others = values.pop("other_methods")
+    values["method"] = merged(suited(values["method"], own.get("name") or config.method.name, others), own)
     return Config.from_mapping(values | {"name": name})
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings over others, section by section."""
-    found = dict(under)
-    for name, value in over.items():
-        below = found.get(name)
-        found[name] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return found
 
 
 __all__ = ["ALL", "Variants", "chosen", "read_variants", "settled"]

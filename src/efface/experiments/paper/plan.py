@@ -40,8 +40,13 @@ class Plan:
             more: ``section.name=value`` on top of the scale's.
         """
         columns = [task.columns[name] for name in attributes]
-        # A preset may name a method that goes past the paper's.
-        own = ["method.name=detachment", f"data.source={task.source!r}", f"data.attributes={columns}"]
+        # A preset may name a method that goes past the paper's, and columns to keep, which the paper has not.
+        own = [
+            "method.name=detachment",
+            "method.preserve=[]",
+            f"data.source={task.source!r}",
+            f"data.attributes={columns}",
+        ]
         own += [*task.settings, f"model.name={model}"]
         scale = [*self.scale.settings, *self.scale.of_model.get(model, ())]
         return find_config(task.preset, [*own, *scale, *more, *self.overrides, f"seed={seed}"])
