@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 import pytest
@@ -60,6 +60,10 @@ class Run:
         return self.model.state_dict()
 
 
+FOLDERS = TemporaryDirectory(prefix="efface-contract-")
+"""Of trained models, which many tests look at; gone when the process ends."""
+
+
 @cache
 def partly_labelled():
     """300 drawn faces; of every fourth, one of the two attributes is unknown."""
@@ -82,7 +86,7 @@ def train(name, seed, folder, resume=False):
 
 @cache
 def trained(name, seed=1):
-    return train(name, seed, Path(mkdtemp(prefix="efface-contract-")))
+    return train(name, seed, Path(mkdtemp(dir=FOLDERS.name)))
 
 
 @pytest.mark.parametrize("name", NAMES)
