@@ -189,7 +189,14 @@ def test_to_dict_and_the_sentence():
     values = found.to_dict()
     assert Certificate(**{k: v for k, v in values.items() if k != "description"}) == found
     text = values["description"]
-    for part in ("no attacker can exceed 0.623", "95 % confidence", "drawn independently", "code alone", "100 people"):
+    for part in (
+        "no attacker can exceed 0.587",
+        "is 0.623",
+        "95 % confidence",
+        "drawn independently",
+        "code alone",
+        "100 people",
+    ):
         assert part in text
     for word in ("removed", "private", "safe"):
         assert word not in text

@@ -165,8 +165,10 @@ def test_no_two_roles_share_a_drawn_colour() -> None:
 def test_a_certificate_is_told_with_its_assumptions_and_rounded_up() -> None:
     found = full_audit()["attributes"]["glasses"]
     text = plain(words.certified(found))
-    assert text.startswith("Certified: no attacker can exceed 53.9 % with 95 % confidence, as long as")
+    assert text.startswith("Certified: no attacker can exceed 53.4 % with 95 % confidence, as long as")
     assert "none of the 5,000 people counted was used in fitting." in text
+    older = {"certificate": {**found["certificate"], "tighter": None}}
+    assert plain(words.certified(older)).startswith("Certified: no attacker can exceed 53.9 %")
     found["certificate"]["checked"] = False
     assert "the caller’s word: it was not checked" in words.certified(found)
     assert words.certified(glasses()) is None

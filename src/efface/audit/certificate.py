@@ -18,7 +18,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Certificate:
-    """With the stated confidence, no attacker who sees the code alone guesses z more often than ``bound``.
+    """With the stated confidence, no attacker who sees the code alone guesses z more often than a bound, either of two.
 
     Attributes:
         bound: Upper bound of A* = Σ_c max_z p(c,z), a fraction: ``empirical`` + sqrt(ln(1/δ)/(2n)), at most 1.
@@ -26,12 +26,12 @@ class Certificate:
         n: People it rests on, none used in fitting.
         n_codes: Different codes that occur among them.
         confidence: 1 − δ, over the draw of the people.
-        tighter: Another upper bound, never above ``bound``: the exact binomial one.
+        tighter: The exact binomial upper bound, never above ``bound``: the one that is quoted.
         checked: Whether the ids of both sides were given and no person was on both; else it is the caller's word.
 
     Example:
         >>> certify([0, 0, 1, 1] * 1000, [0, 1, 0, 1] * 1000).describe()[:60]
-        'Certified: no attacker can exceed 0.520 with 95 % confidence'
+        'Certified: no attacker can exceed 0.514 with 95 % confidence'
     """
 
     bound: float
@@ -50,13 +50,14 @@ class Certificate:
         """Return the claim with its assumptions."""
         percent = f"{100 * self.confidence:.6g}"
         ids = "" if self.checked else " (stated by the caller, not checked)"
+        quoted = _up(min(self.bound, self.tighter))
         return (
-            f"Certified: no attacker can exceed {_up(self.bound)} with {percent} % confidence, whatever it computes, "
+            f"Certified: no attacker can exceed {quoted} with {percent} % confidence, whatever it computes, "
             f"under these assumptions: the people are drawn independently from one population, each has one "
             f"deterministic code, the attacker sees the code alone, and none of the {self.n} people counted was used "
             f"in fitting the encoder, the codes or anything else{ids}. On these people the best guess for each of the "
-            f"{self.n_codes} codes that occur is right for {self.empirical:.3f}; the exact binomial bound under the "
-            f"same assumptions is {_up(self.tighter)}."
+            f"{self.n_codes} codes that occur is right for {self.empirical:.3f}; McDiarmid's bound, simpler "
+            f"and looser, is {_up(self.bound)}."
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from efface.experiments.cells import ORIGINAL
 from efface.report.formats import duration, is_number, memory, number
 from efface.report.pareto import Point, front, save_pareto
+from efface.report.words import certified_bound
 
 MEANS = (
     "fidelity",
@@ -133,7 +134,7 @@ def _attribute(entry: Mapping[str, Any]) -> dict[str, Any]:
         "highest_excess_leakage": entry["highest"].get("excess_leakage"),
         "conditional_bits": found.get("conditional_bits"),
         "aum": entry["aum"],
-        "certified": certified["bound"] if certified else None,
+        "certified": certified_bound(certified) if certified else None,
         "kept_accuracy": kept["accuracy"] if kept else None,
         "verdict": entry["verdict"],
     }

@@ -163,7 +163,8 @@ def _certificate(attribute: Mapping[str, Any]) -> dict[str, str]:
     if not found:
         return {"label": "Certified", "value": "nothing", "note": "continuous features carry no certificate"}
     note = f"whatever the attacker computes; {percent(found['confidence'], 0)} confidence"
-    return {"label": "Certified", "value": f"at most {percent(words.upwards(found['bound']))}", "note": note}
+    bound = words.upwards(words.certified_bound(found))
+    return {"label": "Certified", "value": f"at most {percent(bound)}", "note": note}
 
 
 def _by_highest(attribute: Mapping[str, Any]) -> str:

@@ -322,15 +322,26 @@ def certified(attribute: Mapping[str, Any]) -> str | None:
         'Certified: no attacker can exceed 31.8 % with 95 % confidence, as '
     """
     found = attribute.get("certificate")
-    if not found or not is_number(found.get("bound")):
+    if not found or not is_number(bound := certified_bound(found)):
         return None
     given = "" if found.get("checked") else " (which is the caller’s word: it was not checked)"
     return (
-        f"Certified: no attacker can exceed {percent(upwards(found['bound']))} with "
+        f"Certified: no attacker can exceed {percent(upwards(bound))} with "
         f"{percent(found['confidence'], 0)} confidence, as long as people are drawn independently, each has one "
         f"deterministic code, the attacker sees the code alone, and none of the {count(found['n'])} people counted was "
         f"used in fitting{given}."
     )
+
+
+def certified_bound(certificate: Mapping[str, Any]) -> Any:
+    """Return the bound that is quoted: the exact one, never above the other; old files may have the other alone.
+
+    Example:
+        >>> certified_bound({"bound": 0.54, "tighter": 0.53}), certified_bound({"bound": 0.54})
+        (0.53, 0.54)
+    """
+    exact = certificate.get("tighter")
+    return exact if is_number(exact) else certificate.get("bound")
 
 
 def upwards(bound: float) -> float:
