@@ -380,6 +380,12 @@ ABLATIONS = sorted((Path(__file__).parents[1] / "benchmarks" / "ablations").glob
 def test_our_ablations_are_of_settings_that_exist(path):
     found, config = read_variants(path), find_config("utkface-gender-race")
     methods = [settled(config, name, found).method for name in found]
+    if path.stem == "narrow":
+        assert {m.name for m in methods} == {"narrow", "detachment"}
+        assert [name for name, m in zip(found, methods, strict=True) if m.preserve] == [
+            "age-kept",
+            "age-kept-removal-32",
+        ]
     assert len({method.model_dump_json() for method in methods}) == len(found) > 2, "no two are the same"
 
 
@@ -420,9 +426,11 @@ def test_wrong_settings_of_variants_are_told_together_before_anything_is_made(tm
 
 def test_a_preset_keeps_its_settings_for_its_own_method(tmp_path):
     config = find_config("utkface-gender-race")
-    made = module.Comparison(config, ("quantised", "adversarial", "leace"), (0,), (), module.RunFolder(tmp_path))
-    own, other, plain = (made.settings(name, 0).method for name in made.methods)
+    methods = ("quantised", "adversarial", "leace", "narrow")
+    made = module.Comparison(config, methods, (0,), (), module.RunFolder(tmp_path))
+    own, other, plain, narrow = (made.settings(name, 0).method for name in made.methods)
     assert own == config.method
+    assert (narrow.target_weight, narrow.removal_weight, narrow.preserve_weight) == (4, 16, 8)
     assert (other.removal_weight, other.preserve, plain.preserve) == (1.0, ("age_bin",), ())
     with pytest.raises(ConfigError, match="--methods says which are made"):
         compare(config, "leace", 1, tmp_path / "c", overrides=["method.name=leace"], progress=False)

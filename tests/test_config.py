@@ -8,6 +8,7 @@ import yaml
 from efface.config import Config, MethodConfig, override
 from efface.errors import ConfigError, EffaceError
 from efface.experiments import find_config, presets
+from efface.experiments.variants import settled
 from efface.methods import find_method
 
 
@@ -146,7 +147,21 @@ def test_a_preset_has_settings_for_other_methods_than_its_own(tmp_path):
     own, other = find_config(str(path)), find_config(str(path), ["method.name=detachment"])
     assert (own.method.code.levels, own.method.heads) == ((2, 2), ("conv",))
     assert (other.method.code.levels, other.method.code.width, other.method.heads) == ((3,), 32, ("grid",))
-    assert own.to_yaml().count("levels") == 2
+    again = tmp_path / "again.yaml"
+    again.write_text(own.to_yaml())
+    assert find_config(str(again)) == own
+    for code in (
+        find_config(str(again), ["method.name=detachment"]).method.code,
+        settled(own, "detachment", {}).method.code,
+    ):
+        assert code == other.method.code
+    # Methods that can't keep columns are not asked to by a preset; a user who asks is told.
+    assert find_config("utkface-gender-race", ["method.name=leace"]).method.preserve == ()
+    assert find_config("utkface-gender-race", ["method.name=leace", "method.preserve=[age_bin]"]).method.preserve
+    path.write_text("method: null")
+    assert find_config(str(path), ["method={name: narrow}"]).method.name == "narrow"
+    with pytest.raises(ConfigError, match="`method`: input should be a valid dictionary"):
+        find_config(str(path))
     for wrong, texts in {
         "{heds: [conv]}": ("Unknown setting `other_methods.heds`", "Did you mean 'heads'"),
         "{removal_weight: -1}": ("`other_methods.removal_weight`", "-1"),

@@ -197,7 +197,16 @@ class OtherMethodsConfig(MethodConfig):
 
     @model_serializer(mode="wrap")
     def _what_is_set(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if name in self.model_fields_set}
+        return _given(self, handler(self))
+
+
+def _given(section: BaseModel, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of a dumped section what was set, section by section."""
+    found = {}
+    for name in (name for name in dumped if name in section.model_fields_set):
+        below = getattr(section, name)
+        found[name] = _given(below, dumped[name]) if isinstance(below, BaseModel) else dumped[name]
+    return found
 
 
 class EngineConfig(Section):

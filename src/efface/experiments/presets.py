@@ -44,7 +44,7 @@ def find_config(name: str, overrides: Iterable[str] = ()) -> Config:
 def suited(settings: Mapping[str, Any], name: str, others: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
     """Return settings of a method, with what suits it: under those that were made for it, over another method's.
 
-    Of another method's settings, those that suit that method are dropped.
+    Of another method's settings, those that suit that method are dropped, and columns to keep where this one can't.
 
     Args:
         settings: Of the section ``method``, all or some.
@@ -59,14 +59,17 @@ def suited(settings: Mapping[str, Any], name: str, others: Mapping[str, Any] = M
         >>> suited({"name": "quantised", "removal_weight": 48.0, "keep": "features"}, "narrow")
         {'name': 'narrow', 'keep': 'features'}
         >>> suited({"name": "quantised", "removal_weight": 48.0}, "narrow", {"removal_weight": 16.0})
-        {'removal_weight': 16.0, 'name': 'narrow'}
+        {'name': 'narrow', 'removal_weight': 16.0}
     """
-    suggested, own = find_method(name).suggested, settings.get("name", MethodConfig().name)
+    method, own = find_method(name), settings.get("name", MethodConfig().name)
     if own == name:
-        return {**suggested, **settings, "name": name}
+        return {**method.suggested, **settings, "name": name}
     theirs = find_method(own).suggested if own in METHODS.names() else {}
     left = {key: value for key, value in settings.items() if key not in theirs}
-    return {**merged(left, others), **suggested, "name": name}
+    found = {**merged(left, others), **method.suggested, "name": name}
+    if not method.preserves:
+        found.pop("preserve", None)
+    return found
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +89,8 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _read(path: Path, overrides: Iterable[str]) -> Config:
     values, overrides = read_yaml(path), list(overrides)
     Config.from_mapping(override(values, overrides))  # what is wrong is told of what was written
-    own, asked = values.get("method", {}), override(values, overrides)
+    own, asked = values.get("method"), override(values, overrides)
+    own = own if isinstance(own, dict) else {}  # what stands there is replaced by overrides
     name, others = asked.get("method", {}).get("name", MethodConfig().name), asked.get("other_methods", {})
     if name in METHODS.names():
         values = {**values, "method": suited(own, name, others)}

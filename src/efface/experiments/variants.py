@@ -78,8 +78,10 @@ def settled(config: Config, name: str, variants: Variants) -> Config:
     """
     own = variants.get(name, {"name": name})
     values = config.model_dump()
-    others = values.pop("other_methods")
-    values["method"] = merged(suited(values["method"], own.get("name") or config.method.name, others), own)
+    method = own.get("name") or config.method.name
+    values["method"] = merged(suited(values["method"], method, values["other_methods"]), own)
+    if method != config.method.name:
+        del values["other_methods"]  # they are in ``method`` now
     return Config.from_mapping(values | {"name": name})
 
 

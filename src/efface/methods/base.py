@@ -69,7 +69,7 @@ class Method(ABC):
         """Raise ConfigError for settings that don't fit the method or the data, before any time is spent."""
         del data
         if config.preserve and not self.preserves:
-            hint = "It keeps no columns on request. Try `detachment`, `narrow` or `quantised`."
+            hint = "It keeps no columns on request. Set it to [], or try `detachment`, `narrow` or `quantised`."
             raise ConfigError(expected("method.preserve", f"empty for `{self.name}`", list(config.preserve), hint))
 
     @abstractmethod
