@@ -38,7 +38,7 @@ def missed(row: dict[str, Any], asked: dict[str, float]) -> list[str]:
         (above - asked.get("certified", math.inf), "certificate by {:.2f} points"),
         (row["best_accuracy"] - asked.get("accuracy", math.inf), "accuracy by {:.3f}"),
     ]
-    found.append((asked.get("aum", -math.inf) - row["aum"], "AUM by {:.3f}"))
+    found.append((asked.get("aum", -math.inf) - row["aum"], "AUM by {:.4f}"))
     for name in row["preserved"]:
         share = row["selectivity"][name]
         found.append((asked.get("kept", -math.inf) - (share or 0), name + " by {:.2f}"))
