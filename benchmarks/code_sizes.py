@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import yaml
 
+from efface.report.words import upwards
 from summarise import arguments
 
 matplotlib.use("svg")
@@ -62,7 +63,7 @@ def row(one: dict[str, Any], others: list[str]) -> str:
         "×".join(map(str, one["levels"])),
         str(one["codes"]),
         f"{one['fidelity']:.3f} [{one['fidelity_ci'][0]:.3f}, {one['fidelity_ci'][1]:.3f}]",
-        f"{certificate['tighter']:.3f}",
+        f"{upwards(certificate['tighter']):.3f}",
         f"{certificate['empirical']:.3f}",
         f"{one['floors']['label']:.3f}",
         f"{one['highest']:.3f}",

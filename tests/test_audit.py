@@ -12,13 +12,7 @@ from audit_helpers import SIZES, column, dataset, feature_set, network
 from efface.audit import AuditResult, audit
 from efface.audit.attack import Outcome, Outcomes
 from efface.audit.attackers import Attacker, FittedAttacker, build_attacker
-from efface.audit.attribute import (
-    Settings,
-    audit_attribute,
-    reachable_floor,
-    verdict,
-    with_aum,
-)
+from efface.audit.attribute import Settings, audit_attribute, reachable_floor, verdict, with_aum
 from efface.audit.controls import Controls
 from efface.audit.intervals import Resampling
 from efface.audit.metrics import aum

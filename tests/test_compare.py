@@ -289,7 +289,7 @@ def test_means_spread_and_order():
     rows = [
         row_of("good", 0, audited(0.90, z=entry(0.0)), cost),
         row_of("good", 1, audited(0.92, z=entry(0.2)), cost),
-        row_of("bad", 0, audited(0.80, z=entry(0.5)), cost),
+        row_of("bad", 0, audited(0.80, z=entry(0.5) | {"certificate": {"bound": 0.54, "tighter": 0.5331}}), cost),
     ]
     about = {
         "name": "n", "suite": "quick", "split": "test", "target": "y", "attributes": ["z"], "config": {"data": {}},
@@ -302,6 +302,8 @@ def test_means_spread_and_order():
     assert (good["on_front"], bad["on_front"], good["certified"]) == (True, False, None)
     text = made.to_markdown()
     assert "| **good** | 0.910 (0.900 to 0.920) |" in text
+    assert bad["certified"] == 0.5331
+    assert "| 0.534 |" in text, "the exact bound, which must not shrink in print"
     assert "Not yet made: bad, seed 1" in text
     assert "alike (by these means; ties count): bad by good." in text
 

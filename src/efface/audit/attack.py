@@ -18,7 +18,7 @@ from efface.audit.attackers.ensemble import combine
 from efface.audit.features import FeatureSet
 from efface.audit.figures import HeldOut, measure
 from efface.audit.information import ConditionalProbe, target_table
-from efface.audit.intervals import Resampling, paired_interval, seeded_accuracy_interval
+from efface.audit.intervals import Resampling, mean_interval, seeded_accuracy_interval
 from efface.audit.result import Attack
 from efface.config import AuditConfig
 from efface.data.schema import Column
@@ -203,12 +203,8 @@ class Outcomes:
             rule: Whom the rule guesses right. Paired, people tell smaller differences apart than two intervals do; and
                 the pick, unlike the highest, was not chosen on them.
         """
-        right = np.stack([self.best.share, rule.astype(float)], 1)
-        how = self.how
-        low, _ = paired_interval(
-            right, lambda means: means[:, 0] - means[:, 1], how.confidence, how.resamples, how.seed
-        )
-        return low > 0
+        how, more = self.how, self.best.share - rule
+        return mean_interval(more, how.confidence, how.resamples, how.seed)[0] > 0
 
     def _widened(self, outcome: Outcome) -> Outcome:
         choices = len(self.all) * (2 if self.classes == 2 else 1)

@@ -13,7 +13,7 @@ from typing import Any
 from efface.experiments.cells import ORIGINAL
 from efface.report.formats import duration, is_number, memory, number
 from efface.report.pareto import Point, front, save_pareto
-from efface.report.words import certified_bound
+from efface.report.words import certified_bound, upwards
 
 MEANS = (
     "fidelity",
@@ -257,8 +257,10 @@ def _capped(entry: Mapping[str, Any], name: str) -> float:
 def _line(entry: Mapping[str, Any]) -> str:
     name = f"**{entry['method']}**" if entry["on_front"] else entry["method"]
     shown = [_with_spread(entry, column) for column in ("fidelity", "best_accuracy", "excess_leakage")]
-    plain = ("highest_excess_leakage", "conditional_bits", "kept_share", "median_selectivity", "aum", "certified")
+    plain = ("highest_excess_leakage", "conditional_bits", "kept_share", "median_selectivity", "aum")
     shown += [number(entry[column]) for column in plain]
+    certified = entry["certified"]
+    shown += [number(None if certified is None else upwards(certified))]
     shown += [duration(entry["train_s"]), memory(entry["peak_rss_mb"]), str(len(entry["seeds"]))]
     return f"| {' | '.join([name, *shown])} |"
 
