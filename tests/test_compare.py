@@ -145,6 +145,50 @@ def test_finished_cells_are_kept_and_a_killed_one_is_made_again(finished, monkey
         compare(config.updated(["engine.lr=0.5"]), methods, 1, finished, resume=True, progress=False)
 
 
+def test_rows_that_were_made_elsewhere_are_not_made_again(finished, tmp_path, monkeypatch):
+    """Another folder, threads and place of the data; a cell that no file has is made."""
+    made, wanted = [], board(finished)["rows"]
+
+    def cell(_, method, seed):
+        made.append((method, seed))
+        return {**wanted[0], "method": method, "seed": seed}
+
+    monkeypatch.setattr(module.Comparison, "_cell", cell)
+    tiny = [*TINY, "engine.threads=2", f"data.cache={tmp_path}"]
+    methods, files = ["random_projection", "task_bottleneck"], [finished / "leaderboard.json"]
+    found, folder = compare(
+        find_config(PRESET, tiny), methods, 2, tmp_path / "all", overrides=tiny, join=files, progress=False
+    )
+    assert made == [(method, 1) for method in methods]
+    assert found.rows[:2] == [row for name in methods for row in wanted if row["method"] == name]
+    text = (folder / "leaderboard.md").read_text()
+    assert board(finished)["environment"]["command"] in text
+    again, _ = compare(
+        find_config(PRESET, tiny), methods, 2, tmp_path / "b", overrides=tiny, join=[folder / "leaderboard.json"] * 2
+    )
+    assert len(made) == 2, "rows of rows that were joined"
+    assert len(again.about["joined"]) == 2
+
+
+def test_rows_of_other_settings_are_not_joined(finished, tmp_path):
+    """All problems at once, before anything is made."""
+    other, foreign, missing = tmp_path / "other.json", tmp_path / "foreign.json", tmp_path / "missing.json"
+    value = board(finished)
+    value["config"]["engine"]["lr"], value["overrides"] = 0.5, ["method.removal_weight=3"]
+    other.write_text(json.dumps(value))
+    foreign.write_text("[]")
+    with pytest.raises(ConfigError) as caught:
+        compare(find_config(PRESET, TINY), "leace", 1, tmp_path / "c", overrides=TINY, join=[other, foreign, missing])
+    for text in (
+        "engine.lr 0.5 there, 0.002 here",
+        "overrides ['method.removal_weight=3'] there, ['method.head_width=8'] here",
+        "the leaderboard.json of `efface compare`",
+        "missing.json",
+    ):
+        assert text in str(caught.value)
+    assert not (tmp_path / "c").exists()
+
+
 def test_the_original_is_attacked_on_whole_images_when_the_model_has_masked_ones(finished, tmp_path, monkeypatch):
     folder, seen = shutil.copytree(finished, tmp_path / "one"), {}
     (folder / "seed-0" / "random_projection" / "cell.json").unlink()
@@ -306,6 +350,12 @@ def test_means_spread_and_order():
     assert "| 0.534 |" in text, "the exact bound, which must not shrink in print"
     assert "Not yet made: bad, seed 1" in text
     assert "alike (by these means; ties count): bad by good." in text
+    assert "originals" not in text
+    elsewhere = [*rows, {**rows[2], "method": "joined", "fidelity_original": 0.94}]
+    assert (
+        "- Seed 0 has 2 originals, made apart: fidelity 0.940, 0.950."
+        in Leaderboard(elsewhere, [], [], about).to_markdown()
+    )
 
 
 def test_a_method_is_beaten_only_where_nothing_speaks_for_it():

@@ -37,6 +37,14 @@ def compare(
     data: Data = None,
     set_: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder. Default: comparisons/NAME.")] = None,
+    join: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A leaderboard.json of the same comparison (other seeds, another machine): its rows are not made "
+            "again. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished, and make the rest.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the comparison in --out.")] = False,
     quiet: Quiet = False,
@@ -54,6 +62,8 @@ def compare(
       efface compare toyfaces-smiling-glasses --variants widths.yaml --seeds 1
 
       efface compare toyfaces-smiling-glasses --resume
+
+      efface compare toyfaces-smiling-glasses --seeds 2 --join elsewhere/leaderboard.json
     """
     from efface.experiments.compare import compare as make_comparison
     from efface.experiments.presets import find_config
@@ -73,6 +83,7 @@ def compare(
             variants=known,
             suite=suite,
             overrides=own,
+            join=join or (),
             resume=resume,
             overwrite=overwrite,
             progress=not quiet,

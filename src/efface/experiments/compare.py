@@ -19,6 +19,7 @@ from efface.errors import ConfigError, EffaceError, Problems, expected
 from efface.experiments.cells import ORIGINAL, Cell, train_apart
 from efface.experiments.environment import describe
 from efface.experiments.folder import RunFolder
+from efface.experiments.joined import Joined, read_joined
 from efface.experiments.leaderboard import Leaderboard, row_of
 from efface.experiments.runner import fresh_model, preflight, refuse_auto
 from efface.experiments.variants import ALL, Variants, chosen, settled
@@ -41,6 +42,7 @@ class Comparison:
         progress: Whether to show progress bars.
         console: Where remarks go.
         variants: Methods with settings of their own, by names of their own.
+        joined: Rows that were made elsewhere, and are not made again.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class Comparison:
     progress: bool = True
     console: Console = field(default_factory=lambda: Console(quiet=True))
     variants: Variants = field(default_factory=dict)
+    joined: Joined = field(default_factory=Joined)
 
     def __post_init__(self) -> None:
         self.environment = describe(self.config.seed)
@@ -92,7 +95,8 @@ class Comparison:
     def _attempt(self, method: str, seed: int) -> None:
         """Make a cell, or note why it failed."""
         try:
-            self.rows.append(self._cell(method, seed))
+            found = self.joined.rows.get((method, seed))
+            self.rows.append(dict(found) if found else self._cell(method, seed))
         except EffaceError as error:
             self.failed.append({"method": method, "seed": seed, "error": str(error)})
             self.console.print(f"{method}, seed {seed}, failed: {error}", highlight=False, markup=False, style="red")
@@ -107,8 +111,13 @@ class Comparison:
             for method in self.methods
             if (method, seed) not in done
         ]
+        return Leaderboard(self.rows, self.failed, pending, self.about)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the leaderboard says of itself."""
         config = self.config
-        about = {
+        return {
             "name": config.name,
             "suite": config.audit.suite if config.audit.attackers is None else ", ".join(config.audit.attackers),
             "split": config.audit.split,
@@ -116,10 +125,11 @@ class Comparison:
             "attributes": list(config.data.attributes),
             "preserve": list(self.kept),
             "variants": {name: dict(self.variants[name]) for name in self.methods if name in self.variants},
+            "overrides": list(self.overrides),
+            "joined": list(self.joined.environments),
             "environment": self.environment,
             "config": config.model_dump(mode="json"),
         }
-        return Leaderboard(self.rows, self.failed, pending, about)
 
     def _cell(self, method: str, seed: int) -> dict[str, Any]:
         """Return the row of a cell: the finished one, or a new one."""
@@ -190,6 +200,7 @@ def compare(
     variants: Variants | None = None,
     suite: str | None = None,
     overrides: Sequence[str] = (),
+    join: Sequence[Path] = (),
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -205,6 +216,7 @@ def compare(
         out: Folder; None: ``comparisons/NAME``.
         suite: Suite of attackers that all models meet; None: as configured, else ``standard``.
         overrides: ``method.…=value`` for all methods; they win over what a method suggests.
+        join: Files leaderboard.json of the same comparison, made elsewhere: their rows are not made again.
         resume: Go on with a comparison, also with more methods or seeds.
         overwrite: Replace the comparison that is there.
         progress: Show progress bars.
@@ -229,6 +241,7 @@ def compare(
     own = tuple(text for text in overrides if text.startswith("method."))
     numbers = tuple(config.seed + number for number in range(seeds))
     comparison = Comparison(config, names, numbers, own, folder, progress, console or Console(quiet=True), variants)
+    comparison.joined = read_joined([Path(path) for path in join], config, comparison.about)
     check_folder(folder, config, resume, overwrite)
     check_methods(comparison)
     if overwrite and not resume:

@@ -61,9 +61,9 @@ class RunFolder:
                     f"{str(path)!r} already holds a run. Go on with --resume, replace it with --overwrite, "
                     "or name another folder with --out."
                 )
-            if resume and Config.from_yaml(saved).fingerprint() != config.fingerprint():
+            if resume and (before := Config.from_yaml(saved)).fingerprint() != config.fingerprint():
                 raise ConfigError(
-                    f"{str(path)!r} was begun with other settings: {_differences(Config.from_yaml(saved), config)}. "
+                    f"{str(path)!r} was begun with other settings: {'; '.join(differences(before, config)[:8])}. "
                     "Give the same settings to --resume, or name another folder with --out."
                 )
         elif path.exists() and any(path.iterdir()):
@@ -150,8 +150,13 @@ class RunFolder:
             raise CheckpointError(f"Cannot read {str(path)!r}: {error}.") from None
 
 
-def _differences(old: Config, new: Config) -> str:
-    """Name the settings that differ, with both values."""
+def differences(old: Config, new: Config) -> list[str]:
+    """Return the settings that differ, with both values.
+
+    Example:
+        >>> differences(Config(), Config(seed=1))
+        ['seed 0 there, 1 here']
+    """
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     found = []
     for section, values in before.items():
@@ -164,4 +169,4 @@ def _differences(old: Config, new: Config) -> str:
             for name, value in values.items()
             if other.get(name) != value
         ]
-    return "; ".join(found[:8])
+    return found

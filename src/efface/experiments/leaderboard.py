@@ -49,6 +49,9 @@ HEAD = (
     "seeds",
 )
 
+PATHS = {"--data": ["--data", "DIR"], "--join": ["--join", "FILE"], "--out": []}
+"""Flags that name a path, and what is told of them."""
+
 
 def portable(about: Mapping[str, Any]) -> dict[str, Any]:
     """Return configuration and environment without the paths of the machine, so that the file can be passed on.
@@ -62,10 +65,10 @@ def portable(about: Mapping[str, Any]) -> dict[str, Any]:
     words, kept = iter(shlex.split(about["environment"]["command"])[1:]), ["efface"]
     for word in words:
         flag, given, _ = word.partition("=")
-        if flag not in ("--data", "--out"):
+        if flag not in PATHS:
             kept.append(word)
             continue
-        kept += ["--data", "DIR"] if flag == "--data" else []
+        kept += PATHS[flag]
         if not given:
             next(words, None)
     data = about["config"]["data"]
@@ -223,9 +226,20 @@ class Leaderboard:
         said = "Beaten in fidelity, leakage, kept columns and selectivity alike (by these means; ties count): "
         return [f"- {said}{'; '.join(beaten) or 'none'}."] if len(self.methods) > 1 else []
 
+    def _originals(self) -> list[str]:
+        """Name seeds whose rows have more than one original, as those that were made on several machines may."""
+        found: dict[int, set[float]] = {}
+        for row in self.rows:
+            found.setdefault(row["seed"], set()).add(row["fidelity_original"])
+        return [
+            f"- Seed {seed} has {len(values)} originals, made apart: fidelity {', '.join(map(number, sorted(values)))}. "
+            "Every row is set against its own."
+            for seed, values in found.items()
+            if len(values) > 1
+        ]
+
     def _notes(self) -> list[str]:
         about, floors = portable(self.about), [row["label_floor"] for row in self.rows]
-        hardware = about["environment"]["hardware"]
         notes = [
             "Means over seeds (least to greatest), fractions. **Bold**: no other method has both higher fidelity and "
             "lower excess leakage. Columns: docs/leaderboard.md.",
@@ -234,11 +248,19 @@ class Leaderboard:
             f"- Suite `{about['suite']}`, read on {about['split']}; target {about['target']}, attributes "
             f"{', '.join(about['attributes'])}; to keep: {', '.join(about.get('preserve') or ()) or 'nothing named'}; "
             f"label floor {_range(floors)}.",
-            f"- {about['environment']['started']}, {hardware['cpu']}, {hardware['cores']} core(s), accelerator "
-            f"{hardware['accelerator']}, torch {about['environment']['torch']}: `{about['environment']['command']}`",
+            *(_made(one) for one in (*about.get("joined", ()), about["environment"])),
         ]
+        notes += self._originals()
         notes += [f"- Failed: {one['method']}, seed {one['seed']}: {one['error']}" for one in self.failed]
         return notes + [f"- Not yet made: {one['method']}, seed {one['seed']}" for one in self.pending]
+
+
+def _made(environment: Mapping[str, Any]) -> str:
+    hardware = environment["hardware"]
+    return (
+        f"- {environment['started']}, {hardware['cpu']}, {hardware['cores']} core(s), accelerator "
+        f"{hardware['accelerator']}, torch {environment['torch']}: `{environment['command']}`"
+    )
 
 
 def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -1,0 +1,92 @@
+"""Rows of a comparison that were made elsewhere: other seeds or methods, on another machine or another day."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from efface.config import Config
+from efface.errors import ConfigError, Problems, expected
+from efface.experiments.folder import differences
+
+SAME = ("overrides", "preserve", "variants")
+"""What a leaderboard says of its rows beside their configuration. A board from before there was one has none of it."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Rows that are not made again.
+
+    Attributes:
+        rows: By method and seed.
+        environments: Of the comparisons that they come from.
+    """
+
+    rows: Mapping[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
+    environments: Sequence[Mapping[str, Any]] = ()
+
+
+def read_joined(files: Sequence[Path], config: Config, about: Mapping[str, Any]) -> Joined:
+    """Read the rows of leaderboards that were made with the same settings; the first file that has a cell wins.
+
+    Args:
+        files: Each a leaderboard.json.
+        config: Of the comparison that they join. Seed, threads, and where the data lie may differ.
+        about: What that comparison's leaderboard says of itself.
+
+    Raises:
+        ConfigError: A file can't be read, or its rows were made with other settings; all problems at once.
+    """
+    problems = Problems(ConfigError)
+    rows: dict[tuple[str, int], Mapping[str, Any]] = {}
+    environments: list[Mapping[str, Any]] = []
+    for path in files:
+        board = problems.attempt(partial(_read, path, config, about))
+        for row in (board or {}).get("rows", ()):
+            rows.setdefault((row["method"], row["seed"]), row)
+        if board:
+            environments += [one for one in (*board.get("joined", ()), board["environment"]) if one not in environments]
+    problems.raise_if_any()
+    return Joined(rows, environments)
+
+
+def _read(path: Path, config: Config, about: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        board = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Cannot read {str(path)!r}: {error}. --join takes a leaderboard.json.") from None
+    if not isinstance(board, dict) or not {"rows", "config", "environment"} <= board.keys():
+        raise ConfigError(expected("--join", "the leaderboard.json of `efface compare`", str(path)))
+    try:
+        there = _comparable(Config.from_mapping(board["config"]))
+    except ConfigError as error:
+        raise ConfigError(f"{str(path)!r} was made with settings that are not known: {error}") from None
+    found = differences(there, _comparable(config))
+    found += [
+        f"{name} {board[name]!r} there, {about[name]!r} here"
+        for name in SAME
+        if board.get(name, type(about[name])()) != about[name]
+    ]
+    if found:
+        raise ConfigError(
+            f"{str(path)!r} was made with other settings: {'; '.join(found[:8])}. "
+            "Give the same settings, or make its rows again."
+        )
+    return board
+
+
+def _comparable(config: Config) -> Config:
+    """Return a configuration without what may differ between rows of one table."""
+    source = Path(str(config.data.source)).name
+    same = {"seed": 0, "name": "", "description": ""}
+    values = config.model_dump() | same
+    values["data"] |= {"source": source, "cache": None}
+    values["engine"] |= {"threads": None, "checkpoint_every": 0, "log_every": 1}
+    return Config.from_mapping(values)
+
+
+__all__ = ["Joined", "read_joined"]
