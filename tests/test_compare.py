@@ -353,7 +353,7 @@ def test_means_spread_and_order():
     assert "originals" not in text
     elsewhere = [*rows, {**rows[2], "method": "joined", "fidelity_original": 0.94}]
     assert (
-        "- Seed 0 has 2 originals, made apart: fidelity 0.940, 0.950."
+        "- Seed 0 has 2 originals: fidelity 0.940, 0.950."
         in Leaderboard(elsewhere, [], [], about).to_markdown()
     )
 

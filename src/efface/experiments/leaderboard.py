@@ -232,8 +232,8 @@ class Leaderboard:
         for row in self.rows:
             found.setdefault(row["seed"], set()).add(row["fidelity_original"])
         return [
-            f"- Seed {seed} has {len(values)} originals, made apart: fidelity {', '.join(map(number, sorted(values)))}. "
-            "Every row is set against its own."
+            f"- Seed {seed} has {len(values)} originals: fidelity {', '.join(map(number, sorted(values)))}. "
+            "Rows were made apart, each is set against its own."
             for seed, values in found.items()
             if len(values) > 1
         ]
