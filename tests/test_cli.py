@@ -151,7 +151,7 @@ def test_a_model_made_elsewhere_is_audited(tmp_path):
     done = efface("report", folder, "--format", "text", "--out", tmp_path / "told.txt")
     assert done.returncode == 0, done.stderr
     assert "glasses" in (tmp_path / "told.txt").read_text()
-    done = efface("audit", folder)
+    done = efface("audit", folder, COLUMNS="400")  # no line is broken, however long the path
     assert done.returncode == 2
     assert "made elsewhere" in done.stderr
 

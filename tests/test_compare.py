@@ -352,10 +352,7 @@ def test_means_spread_and_order():
     assert "alike (by these means; ties count): bad by good." in text
     assert "originals" not in text
     elsewhere = [*rows, {**rows[2], "method": "joined", "fidelity_original": 0.94}]
-    assert (
-        "- Seed 0 has 2 originals: fidelity 0.940, 0.950."
-        in Leaderboard(elsewhere, [], [], about).to_markdown()
-    )
+    assert "- Seed 0 has 2 originals: fidelity 0.940, 0.950." in Leaderboard(elsewhere, [], [], about).to_markdown()
 
 
 def test_a_method_is_beaten_only_where_nothing_speaks_for_it():
