@@ -41,12 +41,20 @@ def test_noise_does_not_hide_a_weight_that_reached_the_target():
 def test_a_run_with_the_weight_that_was_found(tmp_path):
     """Two trials; their trainings are handed over, not repeated; a second call goes on from what is there."""
     quick = ["audit.reconstruction=false", "audit.beyond=[]"]
-    sets = [*TINY, *quick, "method.name=hsic", "method.input_weight=0", "engine.original_epochs=3"]
+    sets = [
+        *TINY,
+        *quick,
+        "method.preserve=[skin_tone]",
+        "method.name=hsic",
+        "method.input_weight=0",
+        "engine.original_epochs=3",
+    ]
     config, folder = find_config(PRESET, sets), tmp_path / "run"
     result = run_to_target(config, 0.0, folder, progress=False, trials=2)
     front = json.loads((folder / "search" / "front.json").read_text())
     weights = [trial["weight"] for trial in front["trials"]]
     assert len(weights) == 2
+    assert all(isinstance(trial["kept"], float) for trial in front["trials"]), "the column to keep was probed"
     assert front["removal_weight"] in weights
     assert (folder / "search" / "front.svg").exists()
     assert f"removal_weight: {front['removal_weight']}" in (folder / "config.yaml").read_text()

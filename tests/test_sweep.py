@@ -32,14 +32,22 @@ PRESET = "toyfaces-smiling-glasses"
 EPOCHS = find_config(PRESET).engine.epochs
 
 
-def audit_of(fidelity, best, original=None):
+def audit_of(fidelity, best, original=None, kept=None):
     attribute = {
         "best": {"accuracy": best},
         "floors": {"label": 0.5},
         "original_best": original,
         "excess_leakage": None if original is None else (best - 0.5) / (original - 0.5),
     }
-    return {"fidelity": {"value": fidelity}, "attributes": {"glasses": attribute}}
+    columns = [
+        {"column": "hat", "preserved": True, "share": None if kept is None else {"value": kept}},
+        {"column": "beard", "preserved": False, "share": {"value": 0.01}},
+    ]
+    return {
+        "fidelity": {"value": fidelity},
+        "attributes": {"glasses": attribute},
+        "selectivity": {"columns": columns},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +60,8 @@ def pretended():
         weight = cell.config.method.removal_weight
         share = weight / (weight + 8)
         short = 0.05 if cell.config.engine.epochs < EPOCHS else 0.0
-        return {"audit": audit_of(0.95 - 0.3 * share**2 - short, 0.9 - 0.38 * share, 0.95)}
+        kept = 1.1 - share if cell.config.method.preserve else None
+        return {"audit": audit_of(0.95 - 0.3 * share**2 - short, 0.9 - 0.38 * share, 0.95, kept)}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workshop, "run", run)
@@ -130,6 +139,42 @@ def test_the_score_is_the_harmonic_mean_of_fidelity_and_what_does_not_leak():
     assert found["excess"] == pytest.approx(0.25)
     assert found["score"] == pytest.approx(2 / (1 / 0.9 + 1 / 0.75))
     assert trade_off(audit_of(0.9, 0.99), {"glasses": 0.9})["score"] == 0.0
+
+
+def test_columns_kept_on_request_are_in_score_and_front(tmp_path, pretended):
+    """Each trial is set beside the original, for what is left of a column is a share of what that tells."""
+    made = Sweep(PRESET, ("method.preserve=[hat]",), tmp_path / "study", SEARCHED, trials=6, progress=False)
+    count = len(pretended)
+    sweep(made)
+    assert all(cell.beside_original for cell in pretended[count:])
+    assert all(cell.config.audit.beyond == ("selectivity",) for cell in pretended[count:])
+    tries = ended(open_study(made))
+    for one in tries:
+        assert one.aum == pytest.approx(3 / (1 / one.fidelity + 1 / (1 - one.excess) + 1 / min(1.0, one.kept)))
+    text = (tmp_path / "study" / "sweep.md").read_text()
+    assert "| excess leakage | kept | score |" in text
+    assert "a probe still finds of hat" in text
+    file = next((tmp_path / "study" / "front").glob("*.yaml"))
+    assert ", kept " in find_config(str(file)).description
+    assert find_config(str(file)).audit == find_config(PRESET).audit
+    with pytest.raises(ConfigError, match="sweep of other settings"):
+        open_study(Sweep(PRESET, (), made.folder, SEARCHED))
+
+
+def test_what_is_lost_of_a_kept_column_counts_and_what_it_gains_does_not():
+    before = {"glasses": 0.9}
+    kept = {share: trade_off(audit_of(0.9, 0.6, kept=share), before)["score"] for share in (-0.1, 0.0, 0.5, 1.0, 1.4)}
+    assert kept[-0.1] == kept[0.0] == 0.0 < kept[0.5] < kept[1.0] == kept[1.4]
+    assert kept[1.0] == pytest.approx(3 / (1 / 0.9 + 1 / 0.75 + 1))
+
+
+def test_the_front_knows_what_is_kept():
+    """A trial that leaks more, and is no better at the task, is on it where it alone keeps the column."""
+    figures = [(0.9, 0.1, 0.2), (0.9, 0.2, 0.9), (0.9, 0.3, 0.9), (0.8, 0.2, 1.0), (0.8, 0.2, 1.3)]
+    tries = [Try(i, {}, False, f, e, f, k) for i, (f, e, k) in enumerate(figures)]
+    assert [one.number for one in front(tries)] == [0, 1, 3]
+    plain = [Try(one.number, {}, False, one.fidelity, one.excess, one.aum) for one in tries]
+    assert [one.number for one in front(plain)] == [0]
 
 
 def test_an_original_that_tells_nothing_ends_the_sweep(plan, monkeypatch):

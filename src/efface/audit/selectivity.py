@@ -95,6 +95,22 @@ class Selectivity:
         return {"columns": columns, "median_share": self.median_share, "skipped": dict(self.skipped)}
 
 
+def least_kept(audit: Mapping[str, Any]) -> float | None:
+    """Return the least share of the columns kept on request, or None where none has one.
+
+    Args:
+        audit: Content of audit.json.
+
+    Example:
+        >>> columns = [{"preserved": True, "share": {"value": v}} for v in (1.1, 0.8)]
+        >>> least_kept({"selectivity": {"columns": columns}})
+        0.8
+    """
+    columns = (audit.get("selectivity") or {"columns": []})["columns"]
+    shares = [column["share"]["value"] for column in columns if column["preserved"] and column["share"]]
+    return min(shares, default=None)
+
+
 def selectivity(
     features: FeatureSet,
     original: FeatureSet,

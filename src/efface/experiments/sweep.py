@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import TYPE_CHECKING, Any
 
+from efface.audit.remembered import remembering
+from efface.audit.selectivity import least_kept
 from efface.engine.seeds import derive
 from efface.engine.threads import cores_of_this_process
 from efface.errors import ConfigError, EffaceError, Problems, TrainingError, expected
@@ -80,7 +83,10 @@ def open_study(plan: Sweep, worker: int = 0) -> Study:
         sampler=optuna.samplers.TPESampler(seed=derive(plan.config().seed, "sweep", worker, os.getpid()) % 2**31),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
     )
-    settings = {"config": plan.config().fingerprint(), "ranges": [[r.name, r.low, r.high] for r in plan.ranges]}
+    config = plan.config()
+    settings = {"config": config.fingerprint(), "ranges": [[r.name, r.low, r.high] for r in plan.ranges]}
+    if config.method.preserve:
+        settings["score"] = "kept"
     known = study.user_attrs.get("settings")
     if known is None:
         study.set_user_attr("settings", settings)
@@ -117,8 +123,9 @@ def ceiling(plan: Sweep, tell: Callable[[str], None]) -> dict[str, float]:
 def work(plan: Sweep, before: Mapping[str, float], worker: int, tell: Callable[[str], None] = lambda _: None) -> None:
     """Make one trial after the other until there are enough."""
     study = open_study(plan, worker)
-    while len(_wanted(study)) < plan.trials:
-        study.optimize(lambda trial: score_of(plan, trial, before, tell), n_trials=1, catch=(TrainingError,))
+    with remembering():
+        while len(_wanted(study)) < plan.trials:
+            study.optimize(lambda trial: score_of(plan, trial, before, tell), n_trials=1, catch=(TrainingError,))
 
 
 def score_of(plan: Sweep, trial: Trial, before: Mapping[str, float], tell: Callable[[str], None]) -> float:
@@ -143,15 +150,16 @@ def score_of(plan: Sweep, trial: Trial, before: Mapping[str, float], tell: Calla
 
 
 def trade_off(audit: Mapping[str, Any], before: Mapping[str, float]) -> dict[str, float]:
-    """Return fidelity, excess leakage of the leakiest attribute, and their score.
+    """Return fidelity, excess leakage of the leakiest attribute, the least share of columns to keep, and their score.
 
-    The score is the harmonic mean of fidelity and 1 − excess leakage: AUM, with what the label says taken off.
+    The score is the harmonic mean of fidelity, 1 − excess leakage and, where columns are kept on request, that share,
+    at most 1. Without such columns it is AUM, with what the label says taken off.
 
     Args:
         audit: Content of audit.json.
         before: Accuracy of the strongest attacker on the original, by attribute.
     """
-    from efface.audit.metrics import aum, excess_leakage
+    from efface.audit.metrics import excess_leakage
 
     found = [
         excess_leakage(entry["best"]["accuracy"], before[name], entry["floors"]["label"])
@@ -159,7 +167,11 @@ def trade_off(audit: Mapping[str, Any], before: Mapping[str, float]) -> dict[str
     ]
     excess = max(value for value in found if value is not None)
     fidelity = float(audit["fidelity"]["value"])
-    return {"fidelity": fidelity, "excess": excess, "score": aum(min(1.0, excess), fidelity)}
+    figures = {"fidelity": fidelity, "excess": excess}
+    if (kept := least_kept(audit)) is not None:
+        figures["kept"] = kept
+    score = harmonic_mean([fidelity, 1 - min(1.0, excess), *([] if kept is None else [min(max(kept, 0.0), 1.0)])])
+    return {**figures, "score": score}
 
 
 def reclaim(study: Study) -> None:

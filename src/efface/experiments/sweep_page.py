@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from efface.experiments.paper import maps
 from efface.experiments.paper.page import Page, Picture
 from efface.experiments.presets import find_config
+from efface.report.formats import number
 from efface.report.svg import blank
 from efface.report.theme import LIGHT
 
@@ -38,7 +39,8 @@ class Try:
         pruned: Whether it was cut short; its figures are then of the short training.
         fidelity: On validation.
         excess: Excess leakage of the leakiest attribute, on validation.
-        aum: Score: harmonic mean of fidelity and 1 − excess.
+        aum: Score: harmonic mean of fidelity, 1 − excess and what is kept.
+        kept: Least share of the columns kept on request, on validation; None where there is none.
     """
 
     number: int
@@ -47,6 +49,7 @@ class Try:
     fidelity: float
     excess: float | None
     aum: float
+    kept: float | None = None
 
     @property
     def weights(self) -> tuple[float, float, float]:
@@ -64,19 +67,28 @@ def ended(study: Study) -> list[Try]:
         notes: dict[str, Any] = trial.user_attrs
         if "score" in notes:
             pruned = trial.state == TrialState.PRUNED
-            found.append(
-                Try(trial.number, dict(trial.params), pruned, notes["fidelity"], notes["excess"], notes["score"])
-            )
+            figures = notes["fidelity"], notes["excess"], notes["score"], notes.get("kept")
+            found.append(Try(trial.number, dict(trial.params), pruned, *figures))
     return found
 
 
 def front(tries: Sequence[Try]) -> list[Try]:
-    """Return the finished trials that no other beats in both fidelity and excess leakage, the least leaky first."""
-    found: list[Try] = []
-    for one in sorted((t for t in tries if not t.pruned), key=lambda t: (t.excess or 0.0, -t.fidelity)):
-        if not found or one.fidelity > found[-1].fidelity:
-            found.append(one)
-    return found
+    """Return the finished trials that no other beats in fidelity, excess leakage and kept columns alike.
+
+    The least leaky is first. A column that tells more than before is no better than one kept in full.
+    """
+    finished = [one for one in tries if not one.pruned]
+    merits = {one.number: (one.fidelity, -(one.excess or 0.0), min(1.0, one.kept or 0.0)) for one in finished}
+    found: dict[tuple[float, float, float], Try] = {}
+    for one in finished:
+        mine = merits[one.number]
+        if not any(_beats(other, mine) for other in merits.values()):
+            found.setdefault(mine, one)
+    return sorted(found.values(), key=lambda one: (one.excess or 0.0, -one.fidelity))
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one != other and all(mine >= theirs for mine, theirs in zip(one, other, strict=True))
 
 
 def write(plan: Sweep, study: Study) -> list[Path]:
@@ -84,18 +96,16 @@ def write(plan: Sweep, study: Study) -> list[Path]:
     tries = ended(study)
     best = front(tries)
     presets = export(plan, best)
-    names = [one.name for one in plan.ranges]
-    rows = [
-        (str(t.number), *(f"{t.values[name]:.4g}" for name in names), f"{t.fidelity:.3f}", f"{t.excess or 0.0:.3f}",
-         f"{t.aum:.3f}", "cut short" if t.pruned else "front" if t in best else "")
-        for t in sorted(tries, key=lambda t: -t.aum)
-    ]  # fmt: skip
+    names, asked = [one.name for one in plan.ranges], plan.config().method.preserve
+    rows = [_row(one, names, bool(asked), one in best) for one in sorted(tries, key=lambda one: -one.aum)]
     finished = [t for t in tries if not t.pruned]
     pictures = (
         Picture(
             "sweep-front",
             "Fidelity against excess leakage",
-            "Finished trials as dots; those that no other beats in both are joined.",
+            "Finished trials as dots; those that no other beats in both"
+            + (" and in what is kept" if asked else "")
+            + " are joined.",
             lambda: maps.front_figure(finished, best),
         ),
         Picture(
@@ -111,20 +121,33 @@ def write(plan: Sweep, study: Study) -> list[Path]:
             lambda: slices(finished, names),
         ),
     )
-    notes = (
+    notes: tuple[str, ...] = (
         "Figures are those of the validation split, by which the weights were chosen: they are optimistic. Run an "
         "exported preset to have those of test.",
-        "Excess leakage is that of the leakiest attribute; the score is the harmonic mean of fidelity and 1 − excess.",
+        "Excess leakage is that of the leakiest attribute; the score is the harmonic mean of fidelity"
+        + (", 1 − excess and kept, at most 1." if asked else " and 1 − excess."),
         f"{len(finished)} trials finished; {len(tries) - len(finished)} were cut short after a quarter of the epochs, "
         "and their figures are of that short training.",
         f"Presets of the front: {', '.join(f'front/{path.name}' for path in presets) or 'none yet'}.",
     )
-    head = ("trial", *names, "fidelity", "excess leakage", "score", "")
+    if asked:
+        what = "as a share of what it finds in the original above the majority; the least of them"
+        notes = (*notes, f"Kept: what a probe still finds of {', '.join(asked)}, {what}.")
+    head = ("trial", *names, "fidelity", "excess leakage", *(["kept"] if asked else []), "score", "")
     lede = f"Preset {Path(plan.preset).name}; {len(tries)} trials."
     page = Page(
         "sweep", "Sweep of weights", lede, head, tuple(rows), notes, pictures, over="Weights, searched on validation"
     )
     return [*page.write(plan.folder), *presets]
+
+
+def _row(one: Try, names: Sequence[str], asked: bool, on_front: bool) -> tuple[str, ...]:
+    return (
+        str(one.number),
+        *(f"{one.values[name]:.4g}" for name in names),
+        *(number(value) for value in (one.fidelity, one.excess or 0.0, *([one.kept] if asked else []), one.aum)),
+        "cut short" if one.pruned else "front" if on_front else "",
+    )
 
 
 def export(plan: Sweep, best: Sequence[Try]) -> list[Path]:
@@ -138,7 +161,9 @@ def export(plan: Sweep, best: Sequence[Try]) -> list[Path]:
     paths = []
     for place, one in enumerate(chosen, 1):
         base = find_config(plan.preset, [*plan.overrides, *(f"{name}={value!r}" for name, value in one.values.items())])
-        about = f"fidelity {one.fidelity:.3f}, excess leakage {one.excess or 0.0:.3f} on validation; trial {one.number}"
+        kept = "" if one.kept is None else f", kept {one.kept:.3f}"
+        figures = f"fidelity {one.fidelity:.3f}, excess leakage {one.excess or 0.0:.3f}{kept}"
+        about = f"{figures} on validation; trial {one.number}"
         values = {**base.model_dump(mode="json"), "name": f"{base.name}-front-{place}", "description": about}
         path = folder / f"{values['name']}.yaml"
         path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -90,6 +90,8 @@ class Sweep:
         """Return the settings of a trial; without values, the preset's own."""
         chosen = [f"{name}={value!r}" for name, value in (values or {}).items()]
         found = find_config(self.preset, [*AUDIT, *self.overrides, *chosen])
+        if found.method.preserve:
+            found = found.updated(["audit.beyond=[selectivity]"])
         if epochs is None:
             return found
         # The original is the same at every rung.
@@ -97,10 +99,14 @@ class Sweep:
         return found.updated([f"engine.epochs={epochs}", f"engine.original_epochs={whole}"])
 
     def cell(self, values: Mapping[str, float], epochs: int) -> Cell:
-        """Return a rung of a trial; the preset's own weights, fully trained, are audited beside the original."""
+        """Return a rung of a trial.
+
+        The preset's own weights, fully trained, are audited beside the original; so is every trial where columns are
+        to be kept, for what is left of them is a share of what the original tells.
+        """
         config = self.config(values, epochs)
         first = dict(values) == self.start() and epochs == self.config().engine.epochs
-        return Cell("trial", config, beside_original=first)
+        return Cell("trial", config, beside_original=first or bool(config.method.preserve))
 
     def start(self) -> dict[str, float]:
         """Return the preset's own values of what is searched, drawn into the ranges."""

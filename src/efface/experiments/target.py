@@ -20,6 +20,8 @@ from typing import Any
 from rich.console import Console
 
 from efface.audit import audit
+from efface.audit.remembered import remembering
+from efface.audit.selectivity import least_kept
 from efface.config import Config
 from efface.data.dataset import AttributeDataset
 from efface.data.load import load
@@ -58,11 +60,13 @@ class Trial:
         weight: ``method.removal_weight``.
         leakage: Excess leakage on validation, of the attribute that leaks most.
         fidelity: On validation.
+        kept: Least share of the columns kept on request, on validation; None where there is none.
     """
 
     weight: float
     leakage: float
     fidelity: float
+    kept: float | None = None
 
 
 def search(measure: Callable[[float], Trial], start: float, target: float, trials: int = TRIALS) -> list[Trial]:
@@ -143,6 +147,7 @@ class Pursuit:
         trial = self._attacked(config, origin, folder, weight)
         folder.write_json("trial.json", asdict(trial))
         told = f"removal weight {weight:.4g}: excess leakage {trial.leakage:.3f}, fidelity {trial.fidelity:.3f}"
+        told += "" if trial.kept is None else f", kept on request {trial.kept:.3f}"
         self.console.print(f"{told} (validation)", highlight=False)
         return trial
 
@@ -150,19 +155,28 @@ class Pursuit:
         device = device_for(config.engine)
         model = restore(fresh_model(config, self.data, "model"), folder.weights("model")).to(device)
         original = restore(fresh_model(config, self.data, ORIGINAL), origin.weights(ORIGINAL)).to(device)
-        changes: dict[str, Any] = {"suite": "quick", "attackers": None, "beyond": (), "layers": None}
-        changes |= {"split": "validation", "reconstruction": False}
+        kept = config.method.preserve
+        changes: dict[str, Any] = {"suite": "quick", "attackers": None, "layers": None}
+        changes |= {"beyond": ("selectivity",) if kept else (), "split": "validation", "reconstruction": False}
         suite = config.audit.model_copy(update=changes)
         at = config.model.at if isinstance(config.model.at, str) else config.model.at[0]
         name = split(model, at).at[0]
-        found = audit(model, self.data, name, original=original, config=suite, seed=config.seed, progress=self.progress)
+        found = audit(
+            model,
+            self.data.preserving(kept),
+            name,
+            original=original,
+            config=suite,
+            seed=config.seed,
+            progress=self.progress,
+        )
         leaks = [entry["excess_leakage"] for entry in found.attributes.values()]
         if None in leaks:
             raise AuditError(
                 "No attacker of the suite quick sees every attribute in the original on validation people: there is "
                 "no excess leakage to reach. Try `efface run` without --target-leakage, or more validation people."
             )
-        return Trial(weight, max(leaks), found.fidelity["value"])
+        return Trial(weight, max(leaks), found.fidelity["value"], least_kept(found.to_dict()))
 
     def write(self, trials: Sequence[Trial], best: Trial) -> None:
         """Write front.json and the plot of what was seen."""
@@ -245,7 +259,8 @@ def run_to_target(
         folder.begin(config, False, overwrite)
     own.begin(config, resume=True, overwrite=False)
     pursuit = Pursuit(config, target, own.path, data, progress, console)
-    made = search(pursuit.measure, config.method.removal_weight or 1.0, target, trials)
+    with remembering():
+        made = search(pursuit.measure, config.method.removal_weight or 1.0, target, trials)
     best = chosen(made, target)
     pursuit.write(made, best)
     reached = "reaches" if best.leakage <= target else "comes nearest to, but does not reach,"

@@ -155,7 +155,7 @@ class Workshop:
             found = audit(
                 result.model,
                 # A finished training that is resumed has its masks in the folder.
-                released_data(data, folder.path, config.method, config.seed),
+                released_data(data.preserving(config.method.preserve), folder.path, config.method, config.seed),
                 split(result.model, cuts(config)).at[0],
                 original=original if cell.beside_original else None,
                 config=config.audit,
