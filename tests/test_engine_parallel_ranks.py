@@ -1,10 +1,12 @@
 """torch.distributed: a rank per block gives the weights of ``local`` to the bit; replicas average to a larger batch."""
 
-import copy
 import functools
+import importlib
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 import time
 import traceback
 
@@ -16,12 +18,10 @@ from efface.config import EngineConfig
 from efface.data.batches import Batches
 from efface.engine import Job, Part, fit
 from efface.engine.devices import data_shard, make_fabric, under_torchrun
-from efface.engine.parallel.streams import Lane, streamed_step
-from efface.engine.schedules import SCHEDULES
-from efface.engine.stages import Stage
+from efface.engine.parallel import streams
 from efface.models import split
 from efface.objectives import ClassifierObjective, Terms
-from parallel_helpers import CUTS, FAST, assert_equal, train
+from parallel_helpers import FAST, assert_equal, train
 
 SAVING = FAST.model_copy(update={"checkpoint_every": 5})
 
@@ -226,30 +226,54 @@ def test_ranks_that_resume_from_different_steps_are_refused(faces, tmp_path):
 
 
 @pytest.mark.parametrize("blocks", [2, 3])
-def test_streams_make_the_steps_of_local(net, faces, blocks):
-    """Off the GPU the lanes have no streams: what remains is the order of the steps."""
-    found = {}
-    for schedule in ("local", "streams"):
-        model = copy.deepcopy(net)
-        fabric = make_fabric(FAST)
-        parts = [Part(block, ClassifierMean()) for block in split(model, CUTS[blocks]).blocks]
-        stages = [Stage(part, fabric, FAST) for part in parts]
-        lanes = [Lane.on(fabric.device) for _ in stages]
-        for batch in Batches(faces, "train", 64, seed=1).epoch(0):
-            if schedule == "streams":
-                streamed_step(lanes, fabric, stages, batch, 0.0)
-            else:
-                SCHEDULES["local"](fabric, stages, batch, 0.0)
-        found[schedule] = model.state_dict()
-    assert_equal(found["streams"], found["local"])
+def test_streams_give_the_weights_of_local(faces, local, tmp_path, blocks, monkeypatch):
+    """Log and checkpoint too. Off the GPU the lanes have no streams: what remains is the order of all that is done."""
+    wanted, log = local(blocks)
+    monkeypatch.setattr(importlib.import_module("efface.engine.fit"), "executor", lambda *_: streams.run)
+    found, _ = train(faces, blocks, "local_parallel", tmp_path, config=SAVING)
+    assert_equal(found, wanted)
+    assert (tmp_path / "metrics.jsonl").read_text() == log
+    state = torch.load(tmp_path / "checkpoints" / "unlearned.pt", weights_only=True)
+    assert (state["step"], len(state["stages"])) == (12, blocks)
 
 
-class ClassifierMean(nn.Module):
-    """A loss for features of any shape."""
+SCRIPT = """
+import os, torch, efface
+from efface.config import MethodConfig
+from torch import nn
 
-    def forward(self, features, batch, progress):
-        loss = nn.functional.cross_entropy(features.flatten(1)[:, :2], batch.target)
-        return Terms(loss, {})
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.low, self.pool = nn.Conv2d(3, 8, 3, stride=2), nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.pool(self.low(x)).flatten(1))
+
+data = efface.load_dataset("toyfaces", target="smiling", attributes="glasses", size=32, n=200, progress=False)
+torch.manual_seed(int(os.environ.get("LOCAL_RANK", 0)))  # the first one's weights count
+engine = efface.EngineConfig(epochs=1, batch_size=32, device="cpu", devices=2, threads=1, precision="32-true")
+method = efface.MethodConfig(head_width=8, decoder_width=8, heads=("pooled",))
+found = efface.unlearn(Net(), data, at="low", method=method, engine=engine, progress=False)
+torch.save(found.model.state_dict(), f"rank{os.environ.get('LOCAL_RANK', 0)}.pt")
+"""
+
+
+def test_a_script_that_asks_for_two_devices_is_started_twice_and_both_end_with_the_same_weights(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK")}
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=environment | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_equal(*(torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)))
 
 
 def test_who_is_under_torchrun_and_which_shard_is_whose(monkeypatch):

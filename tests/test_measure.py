@@ -13,6 +13,10 @@ from efface.config import Config, MethodConfig
 from efface.engine import cuts
 from efface.errors import ConfigError, CutError
 from efface.experiments import runner
+from efface.experiments.compare import compare
+from efface.experiments.sweep import sweep
+from efface.experiments.sweep_plan import Sweep
+from efface.experiments.target import run_to_target
 from efface.methods import unlearn
 from efface.models import build, measure
 from efface.models.measure import CutCosts, LayerCost, auto_goal, measure_cuts
@@ -237,12 +241,25 @@ def test_a_run_writes_down_what_was_chosen_and_keeps_to_it_when_it_resumes(faces
     assert Config.from_yaml(tmp_path / "run" / "config.yaml").model.at == "layer1"
 
 
-def test_a_whole_run_is_refused_under_torchrun_before_any_rank_writes(monkeypatch, tmp_path):
+@pytest.mark.parametrize("command", ["run", "compare", "run_to_target", "sweep"])
+def test_a_whole_run_in_several_processes_is_refused_before_any_of_them_writes(monkeypatch, tmp_path, command):
+    """Fabric would start the command again for each device, and torchrun has."""
+    out, config = tmp_path / "run", Config.from_mapping({"engine": {"devices": 2}})
+    calls = {
+        "run": lambda: runner.run(config, out),
+        "compare": lambda: compare(config, "leace", 1, out),
+        "run_to_target": lambda: run_to_target(config, 0.1, out),
+        "sweep": lambda: sweep(Sweep("toyfaces-smiling-glasses", ("engine.devices=2",), out)),
+    }
+    with pytest.raises(ConfigError, match=r"`engine.devices` to be 1 in a whole run.*but got 2.*efface.unlearn"):
+        calls[command]()
+    assert not out.exists()
+    runner.refuse_several_processes(Config.from_mapping({"engine": {"devices": 2, "schedule": "local_parallel"}}))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ConfigError, match=r"started once, but got 'several processes of torchrun'.*efface.unlearn"):
-        runner.run(Config(), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        calls[command]()
+    assert not out.exists()
 
 
 def test_the_command_line_shows_layers_and_proposals(monkeypatch):

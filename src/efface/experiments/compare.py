@@ -21,7 +21,7 @@ from efface.experiments.environment import describe
 from efface.experiments.folder import RunFolder
 from efface.experiments.joined import Joined, read_joined
 from efface.experiments.leaderboard import Leaderboard, row_of
-from efface.experiments.runner import fresh_model, preflight, refuse_auto
+from efface.experiments.runner import fresh_model, preflight, refuse_auto, refuse_several_processes
 from efface.experiments.variants import ALL, Variants, chosen, settled
 from efface.methods import find_method, released_data, restore
 from efface.models import split
@@ -236,6 +236,7 @@ def compare(
     if any(text.partition("=")[0].strip() == "method.name" for text in overrides):
         raise ConfigError("`method.name` can't be set for a comparison: --methods says which are made.")
     refuse_auto(config, "efface compare")
+    refuse_several_processes(config)
     config = with_suite(config, suite)
     folder = RunFolder(Path(out)) if out is not None else RunFolder(ROOT / config.name)
     own = tuple(text for text in overrides if text.startswith("method."))

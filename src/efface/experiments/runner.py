@@ -90,9 +90,7 @@ def run(
     """
     console = console or Console(quiet=True)
     folder = RunFolder(Path(out)) if out is not None else RunFolder.default(config.name, resume)
-    if under_torchrun():
-        advice = "Train with `efface.unlearn` under torchrun (docs/scaling.md), then audit what it saved."
-        raise ConfigError(expected("efface run", "started once", "several processes of torchrun", advice))
+    refuse_several_processes(config)
     config = _resumed_cut(config, folder, resume)
     folder.check(config, resume, overwrite)
     clock = Clock()
@@ -120,6 +118,19 @@ def run(
     extra = {"auxiliary": asdict(result.auxiliary) if result.auxiliary else None}
     clock.phases["train_s"] = round(clock.phases["train_original_s"] + clock.phases["train_unlearned_s"], 3)
     return examine(config, data, folder, clock, original, result.model, extra, progress)
+
+
+def refuse_several_processes(config: Config) -> None:
+    """Raise ConfigError where the command would run in several processes, which all would write its folder.
+
+    Fabric starts the command that is running once more for each of ``engine.devices``.
+    """
+    advice = "Train with `efface.unlearn` in a script of yours (docs/scaling.md), then audit what it saved."
+    if under_torchrun():
+        raise ConfigError(expected("a whole run", "started once", "several processes of torchrun", advice))
+    if config.engine.devices > 1 and config.engine.schedule != "local_parallel":
+        wanted = "1 in a whole run (more with `engine.schedule=local_parallel` alone)"
+        raise ConfigError(expected("engine.devices", wanted, config.engine.devices, advice))
 
 
 def preflight(config: Config, read: Callable[[], AttributeDataset]) -> AttributeDataset:

@@ -10,6 +10,7 @@ from efface.config import Config
 from efface.errors import ConfigError, Problems, expected
 from efface.experiments.paper.cells import Cell, Workshop, portable
 from efface.experiments.presets import find_config
+from efface.experiments.runner import refuse_several_processes
 
 AUDIT = (
     "audit.suite=quick",
@@ -124,6 +125,7 @@ class Sweep:
             ConfigError: With the problems.
         """
         problems, values = Problems(ConfigError), portable(self.config())
+        problems.attempt(lambda: refuse_several_processes(self.config()))
         if self.trials < 1:
             problems.add(expected("--trials", "an integer larger than 0", self.trials))
         for one in self.ranges:

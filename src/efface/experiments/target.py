@@ -31,7 +31,7 @@ from efface.errors import AuditError, ConfigError, Problems, expected
 from efface.experiments.cells import ORIGINAL, Cell, train_apart
 from efface.experiments.environment import describe
 from efface.experiments.folder import RunFolder
-from efface.experiments.runner import RunResult, fresh_model, preflight, refuse_auto, run
+from efface.experiments.runner import RunResult, fresh_model, preflight, refuse_auto, refuse_several_processes, run
 from efface.methods import restore
 from efface.models import split
 from efface.report.pareto import Point, save_pareto
@@ -244,6 +244,7 @@ def run_to_target(
     console = console or Console(quiet=True)
     check(config, target)
     refuse_auto(config, "--target-leakage")
+    refuse_several_processes(config)
     folder = RunFolder(Path(out)) if out is not None else RunFolder.default(config.name, resume)
     own = RunFolder(folder.path / "search")
     (own if resume else folder).check(config, resume, overwrite)

@@ -22,7 +22,14 @@ from efface.engine import Job
 from efface.errors import CheckpointError
 from efface.experiments.environment import describe, peak_rss_mb
 from efface.experiments.folder import RunFolder
-from efface.experiments.runner import Clock, fresh_model, preflight, train_original, train_unlearned
+from efface.experiments.runner import (
+    Clock,
+    fresh_model,
+    preflight,
+    refuse_several_processes,
+    train_original,
+    train_unlearned,
+)
 from efface.methods import released_data, restore
 from efface.models import split
 
@@ -110,6 +117,7 @@ class Workshop:
         if (found := self.kept(cell.id)) is not None:
             self.tell(f"{cell.id}: kept")
             return found
+        refuse_several_processes(cell.config)
         begun = time.perf_counter()
         folder = RunFolder(self.folder / "runs" / cell.id)
         data = preflight(cell.config, lambda: load(cell.config.data, cell.config.seed, self.progress))
