@@ -382,13 +382,22 @@ def test_the_overview_sets_goals_beside_what_was_measured_and_leaves_out_the_res
         "variants": {"plain": {"disturbed": 2}, "tuned": {"disturbed": 1}},
         "machine": MACHINE,
     }
-    memory_result = {"bench": "memory", "goal_size": False, "saving": {"resnet50": 0.4}, "rows": [], "machine": MACHINE}
-    page = overview([step_result, memory_result])
+    cuts = [{"model": "resnet50", "blocks": blocks, "saving against plain": 0.1 * blocks} for blocks in (2, 3)]
+    memory_result = {"bench": "memory", "goal_size": False, "saving": {"resnet50": 0.4}, "rows": cuts}
+    epochs = [("graphs", 1024, 0.9), ("local", 1024, 1.1), ("local", 128, 1.2), ("plain", 128, 0.5)]
+    gpu_rows = [{"model": "resnet18", "variant": v, "batch": b, "s an epoch": s} for v, b, s in epochs]
+    gpu_result = {"bench": "gpu", "goal_size": True, "ratios": {}, "rows": gpu_rows, "machine": MACHINE}
+    page = overview([step_result, memory_result | {"machine": MACHINE}, gpu_result])
     assert "| step | tuned end to end against the plain loop, × | ≥ 3 | 3.5 | met |" in page
     assert "| step | pipelined against one thread, × | ≥ 1.7 | 1.5 | not met |" in page
     assert "| step | share of the matrix product's rate, tuned | ≥ 0.8 | 0.8 | met |" in page
     assert "| memory | saving of ResNet-50 | ≥ 0.38 | 0.4 | of another size |" in page
-    assert "ResNet-18" not in page
-    assert "| gpu |" not in page
+    assert "| memory | saving of ResNet-50, against the network alone" in page
+    assert "| ≥ 0.38 | 0.2 | of another size |" in page, "the cut into three has no goal"
+    assert "ResNet-18, batch 1024, a target head as auxiliary network | ≤ 1 | 0.9 | met |" in page
+    assert "ResNet-18, batch 128, a target head as auxiliary network | ≤ 1 | 1.2 | not met |" in page
+    assert "removal heads" not in page
+    assert "saving of ResNet-18" not in page
+    assert "| data |" not in page
     assert "3 disturbed sample(s)" in page
     assert not next(goal for goal in GOALS if goal.bench == "data").met(0.06)  # smaller is better

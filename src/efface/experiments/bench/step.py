@@ -181,8 +181,8 @@ def _notes(blocks: list[float], bound: float, reached: dict[str, float], cores: 
     """Return what a reader needs to judge the ratios."""
     each = ", ".join(f"{1000 * seconds:.1f}" for seconds in blocks)
     return [
-        f"The blocks take {each} ms one by one on 1 thread; a pipeline can't be faster than its slowest: at most "
-        f"{bound:.2f}× `one_thread`.",
+        f"The blocks take {each} ms one by one on 1 thread; a pipeline is as fast as its slowest: {bound:.2f}× "
+        "`one_thread`, and more where a block on a core of its own finds more in its caches.",
         f"`all_threads` stands for two threads on a machine of two cores; here it has {cores}.",
         f"`tuned` reaches {reached['share']:.0%} of the rate of a matrix product of {reached['matmul_size']:.0f} rows.",
     ]
