@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -401,3 +402,44 @@ def test_the_overview_sets_goals_beside_what_was_measured_and_leaves_out_the_res
     assert "| data |" not in page
     assert "3 disturbed sample(s)" in page
     assert not next(goal for goal in GOALS if goal.bench == "data").met(0.06)  # smaller is better
+
+
+PYTHON_THAT_NOTES = """#!/usr/bin/env bash
+echo "$*" >> "{log}"
+data= out= previous=
+for word in "$@"; do
+  [ "$previous" != --data ] || data=$word
+  [ "$previous" != --out ] || out=$word
+  previous=$word
+done
+[ -z "$data" ] || cat "$data/train.parquet" >> "{log}"
+case "$*" in
+  *summarise.py*) mkdir -p "$out" && touch "$out/README.md" "$out/found.json" ;;
+  *gpu_check.py*) exit {check} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("check", [0, 1])
+def test_the_script_for_a_gpu_checks_measures_and_unlearns_from_data_in_pieces(tmp_path, check):
+    """What it calls, with an interpreter that notes it; that each of these works on the CPU is tested elsewhere."""
+    log, python, data, out = (tmp_path / name for name in ("log.txt", "python", "data", "out"))
+    python.write_text(PYTHON_THAT_NOTES.format(log=log, check=check))
+    python.chmod(0o755)
+    data.mkdir()
+    for part, text in (("aa", "first "), ("ab", "second\n")):
+        (data / f"train.parquet.part-{part}").write_text(text)
+    script = Path(__file__).parent.parent / "benchmarks" / "gpu.sh"
+    environment = {**os.environ, "PYTHON": str(python), "CIFAR10": str(data), "METHODS": "detachment original"}
+    environment |= {"SMOKE": "1", "SECONDS_IN_ALL": "60"}
+    done = subprocess.run(
+        ["bash", script, out], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == check, done.stderr
+    calls = log.read_text().splitlines()
+    assert [call.split()[0] for call in calls[:3]] == ["benchmarks/gpu_needs.py", "benchmarks/gpu_check.py", "-m"]
+    assert "bench gpu --smoke" in calls[2], "also where the check failed: the figures are worth having"
+    runs = [place for place, call in enumerate(calls) if "efface run cifar10-living-class" in call]
+    assert [calls[place].split("method.name=")[1].split()[0] for place in runs] == ["detachment", "original"]
+    assert all(calls[place + 1] == "first second" for place in runs)
+    assert sorted(path.name for path in out.glob("*/*")) == ["found.json", "found.json"]

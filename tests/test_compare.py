@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import efface as efface_package
 from efface.audit import remembered
 from efface.config import Config
 from efface.errors import AuditError, ConfigError, TrainingError
@@ -483,6 +484,11 @@ def test_a_preset_keeps_its_settings_for_its_own_method(tmp_path):
     assert (other.removal_weight, other.preserve, plain.preserve) == (1.0, ("age_bin",), ())
     with pytest.raises(ConfigError, match="--methods says which are made"):
         compare(config, "leace", 1, tmp_path / "c", overrides=["method.name=leace"], progress=False)
+
+
+def test_comparison_and_search_are_called_from_python():
+    assert efface_package.compare is compare
+    assert efface_package.run_to_target.__module__ == "efface.experiments.target"
 
 
 def test_the_configuration_is_the_preset_s_but_for_the_audit():

@@ -26,10 +26,12 @@ _HOMES = {
     "audit_embeddings": "efface.audit",
     "build_model": "efface.models",
     "certify": "efface.audit",
+    "compare": "efface.experiments.compare",
     "find_config": "efface.experiments",
     "load_dataset": "efface.data.load",
     "render_report": "efface.report",
     "run": "efface.experiments",
+    "run_to_target": "efface.experiments.target",
     "split": "efface.models",
     "unlearn": "efface.methods",
 }
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from efface.data.load import load_dataset
     from efface.errors import EffaceError
     from efface.experiments import find_config, run
+    from efface.experiments.compare import compare
+    from efface.experiments.target import run_to_target
     from efface.methods import UnlearnedModel, unlearn
     from efface.models import build as build_model
     from efface.models import split
@@ -77,10 +81,12 @@ __all__ = [
     "audit_embeddings",
     "build_model",
     "certify",
+    "compare",
     "find_config",
     "load_dataset",
     "render_report",
     "run",
+    "run_to_target",
     "split",
     "unlearn",
 ]
