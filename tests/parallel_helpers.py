@@ -1,4 +1,4 @@
-"""What the tests of the parallel executors share: a training of a small network in two or three blocks."""
+"""What the tests of the parallel executors share: a training of a small network in two to four blocks."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from efface.methods import Detachment
 FAST = EngineConfig(epochs=2, batch_size=32, precision="32-true", threads=1, log_every=2, device="cpu")
 SMALL = MethodConfig(head_width=16, decoder_width=16, heads=("conv", "pooled"), restart_every=1)
 WITH_RIDGE = SMALL.model_copy(update={"heads": ("conv", "ridge")})
-CUTS = {2: ["low"], 3: ["low", "middle"]}
+CUTS = {2: ["low"], 3: ["low", "middle"], 4: ["low", "middle", "high"]}
 
 
 def few(faces):

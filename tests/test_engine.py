@@ -208,6 +208,29 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
     assert [(line["model"], line["step"]) for line in lines] == [("original", 9), ("unlearned", 1), ("unlearned", 2)]
 
 
+@pytest.mark.parametrize("inner_steps", [1, 3])
+def test_the_adversary_learns_so_many_times_for_each_step_of_its_block(net, faces, inner_steps):
+    """By plain descent on a constant gradient: a step is as long as the rate."""
+
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.place = nn.Parameter(torch.zeros(1))
+
+        def forward(self, features, batch):
+            assert not features.requires_grad
+            return Terms(self.place.sum(), {})
+
+    fabric, adversary = make_fabric(FAST), Constant()
+    cut = split(net, "low")
+    part = Part(cut.blocks[0], Mean(), adversary, 0.25, inner_steps)
+    stage = Stage(part, fabric, FAST)
+    stage.adversary_optimizer = torch.optim.SGD(adversary.parameters(), lr=0.25)
+    batch = next(iter(Batches(faces, "train", 32, seed=1).epoch(0)))
+    SCHEDULES["local"](fabric, [stage, Stage(Part(cut.blocks[1], ClassifierObjective()), fabric, FAST)], batch, 0.0)
+    assert adversary.place.item() == -0.25 * inner_steps
+
+
 def test_norms_and_biases_get_no_weight_decay(net):
     optimizer = build_optimizer([net], FAST, 1e-3)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}

@@ -306,11 +306,17 @@ def test_layers_in_a_resnet(name, at, options):
     assert torch.equal(fresh(images), model(images))
 
 
-def test_export_carries_the_layer():
+@pytest.mark.parametrize(("at", "make"), LAYERS)
+def test_export_carries_the_layer(at, make):
     torch.manual_seed(0)
-    model = staged().eval()
-    mount(model, "1", Quantiser(shape=(4,), levels=(2, 2), width=8).eval())
-    images = torch.randn(5, 3)
+    model, layer = staged().eval(), make().eval()
+    for buffer in layer.buffers():
+        if buffer.is_floating_point():
+            buffer.add_(0.1 * torch.rand_like(buffer))  # a fresh eraser erases nothing yet
+    plain, images = staged().eval(), torch.randn(5, 3)
+    plain.load_state_dict(model.state_dict())
+    mount(model, at, layer)
+    assert not torch.allclose(plain(images), model(images), atol=1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(model, (images,))
