@@ -150,9 +150,9 @@ def test_rows_that_were_made_elsewhere_are_not_made_again(finished, tmp_path, mo
     """Another folder, threads and place of the data; a cell that no file has is made."""
     made, wanted = [], board(finished)["rows"]
 
-    def cell(_, method, seed):
+    def cell(self, method, seed):
         made.append((method, seed))
-        return {**wanted[0], "method": method, "seed": seed}
+        return {**wanted[0], "method": method, "seed": seed, "fingerprint": self.mark(method, seed)}
 
     monkeypatch.setattr(module.Comparison, "_cell", cell)
     tiny = [*TINY, "engine.threads=2", f"data.cache={tmp_path}"]
@@ -169,6 +169,17 @@ def test_rows_that_were_made_elsewhere_are_not_made_again(finished, tmp_path, mo
     )
     assert len(made) == 2, "rows of rows that were joined"
     assert len(again.about["joined"]) == 2
+    other = board(finished)
+    other["config"]["method"]["removal_weight"] = 3.0
+    other["rows"][1]["fingerprint"] = "made with it"
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    compare(find_config(PRESET, tiny), methods, 1, tmp_path / "c", overrides=tiny, join=[tmp_path / "other.json"])
+    assert made[2:] == [(other["rows"][1]["method"], 0)], "that row alone is made again"
+    for row in other["rows"]:
+        del row["fingerprint"]
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(ConfigError, match=r"method.removal_weight 3.0 there"):
+        compare(find_config(PRESET, tiny), methods, 1, tmp_path / "d", overrides=tiny, join=[tmp_path / "other.json"])
 
 
 def test_rows_of_other_settings_are_not_joined(finished, tmp_path):

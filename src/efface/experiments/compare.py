@@ -19,7 +19,7 @@ from efface.errors import ConfigError, EffaceError, Problems, expected
 from efface.experiments.cells import ORIGINAL, Cell, train_apart
 from efface.experiments.environment import describe
 from efface.experiments.folder import RunFolder
-from efface.experiments.joined import Joined, read_joined
+from efface.experiments.joined import Joined, mark_of, read_joined
 from efface.experiments.leaderboard import Leaderboard, row_of
 from efface.experiments.runner import fresh_model, preflight, refuse_auto, refuse_several_processes
 from efface.experiments.variants import ALL, Variants, chosen, settled
@@ -67,6 +67,10 @@ class Comparison:
         # What the preset asks to keep is asked of those that can.
         asked = find_method(found.method.name).preserves or "preserve" in self.variants.get(method, {})
         return found if asked else found.updated(["method.preserve=[]"])
+
+    def mark(self, method: str, seed: int) -> str | None:
+        """Return what a row of this comparison has as its fingerprint; None for cells that it has not."""
+        return mark_of(self.settings(method, seed)) if method in self.methods and seed in self.seeds else None
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -142,7 +146,7 @@ class Comparison:
             training = self._trained(method, seed)
             found = self._audited(config, folder, training)
             folder.write_json("cell.json", {"stamp": stamp})
-        return row_of(method, seed, found, training, self.kept)
+        return {**row_of(method, seed, found, training, self.kept), "fingerprint": self.mark(method, seed)}
 
     def _trained(self, method: str, seed: int) -> dict[str, Any]:
         """Return time and memory of a cell's training; train it, and before it the original, if that is not done."""
@@ -242,7 +246,7 @@ def compare(
     own = tuple(text for text in overrides if text.startswith("method."))
     numbers = tuple(config.seed + number for number in range(seeds))
     comparison = Comparison(config, names, numbers, own, folder, progress, console or Console(quiet=True), variants)
-    comparison.joined = read_joined([Path(path) for path in join], config, comparison.about)
+    comparison.joined = read_joined([Path(path) for path in join], config, comparison.about, comparison.mark)
     check_folder(folder, config, resume, overwrite)
     check_methods(comparison)
     if overwrite and not resume:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from efface.experiments.folder import differences
 
 SAME = ("overrides", "preserve", "variants")
 """What a leaderboard says of its rows beside their configuration. A board from before there was one has none of it."""
+OF_METHODS = ("method.", "other_methods.")
+"""Settings that may differ where each row says itself what it was made with."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,18 @@ class Joined:
     environments: Sequence[Mapping[str, Any]] = ()
 
 
-def read_joined(files: Sequence[Path], config: Config, about: Mapping[str, Any]) -> Joined:
+def read_joined(
+    files: Sequence[Path], config: Config, about: Mapping[str, Any], mark: Callable[[str, int], str | None]
+) -> Joined:
     """Read the rows of leaderboards that were made with the same settings; the first file that has a cell wins.
+
+    A row that was made with other settings of its method than it would be today is left out: it is made again.
 
     Args:
         files: Each a leaderboard.json.
         config: Of the comparison that they join. Seed, threads, and where the data lie may differ.
         about: What that comparison's leaderboard says of itself.
+        mark: The ``fingerprint`` that a row of this method and seed has today; None where it is not wanted.
 
     Raises:
         ConfigError: A file can't be read, or its rows were made with other settings; all problems at once.
@@ -47,11 +54,23 @@ def read_joined(files: Sequence[Path], config: Config, about: Mapping[str, Any])
     for path in files:
         board = problems.attempt(partial(_read, path, config, about))
         for row in (board or {}).get("rows", ()):
-            rows.setdefault((row["method"], row["seed"]), row)
+            today = mark(row["method"], row["seed"])
+            if today is not None and row.get("fingerprint", today) == today:
+                rows.setdefault((row["method"], row["seed"]), {**row, "fingerprint": today})
         if board:
             environments += [one for one in (*board.get("joined", ()), board["environment"]) if one not in environments]
     problems.raise_if_any()
     return Joined(rows, environments)
+
+
+def mark_of(config: Config) -> str:
+    """Return 16 hex digits over what changes a cell's weights, but for its seed and threads and where its data lie.
+
+    Example:
+        >>> mark_of(Config(seed=1)) == mark_of(Config()) != mark_of(Config().updated(["engine.epochs=1"]))
+        True
+    """
+    return _comparable(config).fingerprint()
 
 
 def _read(path: Path, config: Config, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +85,8 @@ def _read(path: Path, config: Config, about: Mapping[str, Any]) -> dict[str, Any
     except ConfigError as error:
         raise ConfigError(f"{str(path)!r} was made with settings that are not known: {error}") from None
     found = differences(there, _comparable(config))
+    if all("fingerprint" in row for row in board["rows"]):
+        found = [text for text in found if not text.startswith(OF_METHODS)]
     found += [
         f"{name} {board[name]!r} there, {about[name]!r} here"
         for name in SAME
@@ -89,4 +110,4 @@ def _comparable(config: Config) -> Config:
     return Config.from_mapping(values)
 
 
-__all__ = ["Joined", "read_joined"]
+__all__ = ["Joined", "mark_of", "read_joined"]
