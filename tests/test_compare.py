@@ -175,25 +175,20 @@ def test_rows_that_were_made_elsewhere_are_not_made_again(finished, tmp_path, mo
     (tmp_path / "other.json").write_text(json.dumps(other))
     compare(find_config(PRESET, tiny), methods, 1, tmp_path / "c", overrides=tiny, join=[tmp_path / "other.json"])
     assert made[2:] == [(other["rows"][1]["method"], 0)], "that row alone is made again"
-    for row in other["rows"]:
-        del row["fingerprint"]
-    (tmp_path / "other.json").write_text(json.dumps(other))
-    with pytest.raises(ConfigError, match=r"method.removal_weight 3.0 there"):
-        compare(find_config(PRESET, tiny), methods, 1, tmp_path / "d", overrides=tiny, join=[tmp_path / "other.json"])
 
 
 def test_rows_of_other_settings_are_not_joined(finished, tmp_path):
     """All problems at once, before anything is made."""
     other, foreign, missing = tmp_path / "other.json", tmp_path / "foreign.json", tmp_path / "missing.json"
     value = board(finished)
-    value["config"]["engine"]["lr"], value["overrides"] = 0.5, ["method.removal_weight=3"]
+    value["config"]["engine"]["lr"], value["preserve"] = 0.5, ["hat"]
     other.write_text(json.dumps(value))
     foreign.write_text("[]")
     with pytest.raises(ConfigError) as caught:
         compare(find_config(PRESET, TINY), "leace", 1, tmp_path / "c", overrides=TINY, join=[other, foreign, missing])
     for text in (
         "engine.lr 0.5 there, 0.002 here",
-        "overrides ['method.removal_weight=3'] there, ['method.head_width=8'] here",
+        "columns to keep ['hat'] there, [] here",
         "the leaderboard.json of `efface compare`",
         "missing.json",
     ):

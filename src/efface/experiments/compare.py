@@ -129,7 +129,6 @@ class Comparison:
             "attributes": list(config.data.attributes),
             "preserve": list(self.kept),
             "variants": {name: dict(self.variants[name]) for name in self.methods if name in self.variants},
-            "overrides": list(self.overrides),
             "joined": list(self.joined.environments),
             "environment": self.environment,
             "config": config.model_dump(mode="json"),
@@ -247,6 +246,9 @@ def compare(
     numbers = tuple(config.seed + number for number in range(seeds))
     comparison = Comparison(config, names, numbers, own, folder, progress, console or Console(quiet=True), variants)
     comparison.joined = read_joined([Path(path) for path in join], config, comparison.about, comparison.mark)
+    if join:
+        there, wanted = len(comparison.joined.rows), len(names) * len(numbers)
+        comparison.console.print(f"{there} of {wanted} rows were made before, with the same settings.", highlight=False)
     check_folder(folder, config, resume, overwrite)
     check_methods(comparison)
     if overwrite and not resume:

@@ -13,10 +13,8 @@ from efface.config import Config
 from efface.errors import ConfigError, Problems, expected
 from efface.experiments.folder import differences
 
-SAME = ("overrides", "preserve", "variants")
-"""What a leaderboard says of its rows beside their configuration. A board from before there was one has none of it."""
 OF_METHODS = ("method.", "other_methods.")
-"""Settings that may differ where each row says itself what it was made with."""
+"""Settings that each row answers for itself, by its fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ def read_joined(
         board = problems.attempt(partial(_read, path, config, about))
         for row in (board or {}).get("rows", ()):
             today = mark(row["method"], row["seed"])
-            if today is not None and row.get("fingerprint", today) == today:
-                rows.setdefault((row["method"], row["seed"]), {**row, "fingerprint": today})
+            if today is not None and row.get("fingerprint") == today:
+                rows.setdefault((row["method"], row["seed"]), row)
         if board:
             environments += [one for one in (*board.get("joined", ()), board["environment"]) if one not in environments]
     problems.raise_if_any()
@@ -84,14 +82,9 @@ def _read(path: Path, config: Config, about: Mapping[str, Any]) -> dict[str, Any
         there = _comparable(Config.from_mapping(board["config"]))
     except ConfigError as error:
         raise ConfigError(f"{str(path)!r} was made with settings that are not known: {error}") from None
-    found = differences(there, _comparable(config))
-    if all("fingerprint" in row for row in board["rows"]):
-        found = [text for text in found if not text.startswith(OF_METHODS)]
-    found += [
-        f"{name} {board[name]!r} there, {about[name]!r} here"
-        for name in SAME
-        if board.get(name, type(about[name])()) != about[name]
-    ]
+    found = [text for text in differences(there, _comparable(config)) if not text.startswith(OF_METHODS)]
+    if board.get("preserve") != about["preserve"]:
+        found.append(f"columns to keep {board.get('preserve')!r} there, {about['preserve']!r} here")
     if found:
         raise ConfigError(
             f"{str(path)!r} was made with other settings: {'; '.join(found[:8])}. "
