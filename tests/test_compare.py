@@ -173,6 +173,11 @@ def test_rows_that_were_made_elsewhere_are_not_made_again(finished, tmp_path, mo
     other["config"]["method"]["removal_weight"] = 3.0
     other["rows"][1]["fingerprint"] = "made with it"
     (tmp_path / "other.json").write_text(json.dumps(other))
+    (tmp_path / "none.json").write_text(json.dumps({**other, "rows": [{**other["rows"][1], "fingerprint": "x"}]}))
+    files = [tmp_path / "none.json", finished / "leaderboard.json", tmp_path / "other.json"]
+    third, _ = compare(find_config(PRESET, tiny), methods, 1, tmp_path / "d", overrides=tiny, join=files)
+    assert len(made) == 2
+    assert third.about["joined"] == [board(finished)["environment"]], "of files of which a row was taken"
     compare(find_config(PRESET, tiny), methods, 1, tmp_path / "c", overrides=tiny, join=[tmp_path / "other.json"])
     assert made[2:] == [(other["rows"][1]["method"], 0)], "that row alone is made again"
 
@@ -356,8 +361,11 @@ def test_means_spread_and_order():
     assert bad["certified"] == 0.5331
     assert "| 0.534 |" in text, "the exact bound, which must not shrink in print"
     assert "Not yet made: bad, seed 1" in text
-    assert "alike (by these means; ties count): bad by good." in text
+    assert "alike (over seeds that both have; ties count): bad by good." in text
+    assert "means of other seeds are not quite comparable" in text
+    even = Leaderboard([rows[0], rows[2]], [], [], about).to_markdown()
     assert "originals" not in text
+    assert "not quite comparable" not in even
     elsewhere = [*rows, {**rows[2], "method": "joined", "fidelity_original": 0.94}]
     assert "- Seed 0 has 2 originals: fidelity 0.940, 0.950." in Leaderboard(elsewhere, [], [], about).to_markdown()
 
@@ -387,6 +395,20 @@ def test_a_method_is_beaten_only_where_nothing_speaks_for_it():
     assert board(a=(0.9, 0.1, 0.5, 0.2), b=(0.8, 0.2, 0.5, 0.9)) == {"a": [], "b": []}
     assert board(a=(0.9, 0.1, 0.5, 1.0), b=(0.8, 0.2, 0.5, 1.3)) == {"a": [], "b": ["a"]}
     assert board(a=(0.9, 0.1, 1.0), b=(0.8, 0.2, 1.004)) == {"a": [], "b": ["a"]}
+
+
+def test_methods_are_set_against_each_other_on_seeds_that_both_have():
+    """An easy seed that only one has proves nothing."""
+
+    def board(*cells):
+        rows = [
+            row_of(name, seed, audited(fidelity, z=entry(0.1)), {"train_s": 1.0, "peak_rss_mb": 1.0})
+            for name, seed, fidelity in cells
+        ]
+        return {one["method"]: one["beaten_by"] for one in Leaderboard(rows, [], [], {}).methods}
+
+    assert board(("a", 0, 0.8), ("b", 0, 0.9), ("a", 1, 1.0), ("a", 2, 1.0)) == {"a": ["b"], "b": []}
+    assert board(("a", 0, 0.9), ("b", 1, 0.8)) == {"a": [], "b": []}
 
 
 # ---------------------------------------------------------------- variants

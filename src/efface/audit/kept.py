@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from efface.audit import metrics
 from efface.audit.attack import NO_TARGET, Settings
@@ -109,6 +108,8 @@ def _guessed(
     seed: int,
 ) -> Bool[np.ndarray, " n"]:
     """Return which of the audited people trees guess right that learned from the train split's labels."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     if len(z) > PEOPLE:
         drawn = np.random.default_rng(seed).choice(len(z), PEOPLE, replace=False)
         x, z = x[drawn], z[drawn]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from efface.config import EngineConfig
 from efface.engine.threads import choose_threads
 from efface.errors import ConfigError, expected
 
-if not torch.cuda.is_available():
-    # Fabric makes torch look for a GPU through NVML, which every step of an optimiser does: 0.5 ms where there is none.
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
 
 def has_fast_bfloat16() -> bool:
@@ -41,7 +40,7 @@ def device_for(config: EngineConfig) -> torch.device:
         ConfigError: There is no such device.
     """
     try:
-        return Fabric(accelerator=config.device, devices=_own_device(config)).device
+        return _fabric()(accelerator=config.device, devices=_own_device(config)).device
     except (RuntimeError, ValueError) as error:
         raise _unusable(config, error) from None
 
@@ -84,15 +83,15 @@ def _unusable(config: EngineConfig, error: Exception) -> ConfigError:
 def _launched(config: EngineConfig) -> Fabric:
     common = {"accelerator": config.device, "precision": resolve_precision(config.precision)}
     if config.schedule == "local_parallel":
-        fabric = Fabric(devices=_own_device(config), **common)  # type: ignore[arg-type]
+        fabric = _fabric()(devices=_own_device(config), **common)  # type: ignore[arg-type]
     elif under_torchrun():
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         machines = int(os.environ["WORLD_SIZE"]) // here
-        fabric = Fabric(devices=here, num_nodes=machines, strategy=_data_parallel(), **common)  # type: ignore[arg-type]
+        fabric = _fabric()(devices=here, num_nodes=machines, strategy=_data_parallel(), **common)  # type: ignore[arg-type]
     elif config.devices > 1:
-        fabric = Fabric(devices=config.devices, strategy=_data_parallel(), **common)  # type: ignore[arg-type]
+        fabric = _fabric()(devices=config.devices, strategy=_data_parallel(), **common)  # type: ignore[arg-type]
     else:
-        fabric = Fabric(devices=1, **common)  # type: ignore[arg-type]
+        fabric = _fabric()(devices=1, **common)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
 
@@ -127,7 +126,19 @@ def distribute(fabric: Fabric, module: nn.Module) -> nn.Module:
     return fabric.strategy.setup_module(module)
 
 
+def _fabric() -> type[Fabric]:
+    """Return Fabric. Its import takes as long as torch's: most commands, and all that are refused, go without."""
+    from lightning_fabric import Fabric
+
+    if not torch.cuda.is_available():
+        # Fabric makes torch look for a GPU by NVML, which every step of an optimiser does: 0.5 ms where there is none.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    return Fabric
+
+
 def _data_parallel() -> DDPStrategy:
+    from lightning_fabric.strategies import DDPStrategy
+
     # A head's projection learns nothing unless the training is contrastive.
     return DDPStrategy(find_unused_parameters=True)
 

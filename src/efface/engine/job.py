@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lightning_fabric import Fabric
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-Evaluate = Callable[[Fabric], Mapping[str, float]]
+
+Evaluate = Callable[["Fabric"], Mapping[str, float]]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -20,8 +20,11 @@ from efface.engine.stages import Stage
 from efface.objectives import Terms
 from efface.shapes import Features, Progress
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 Metrics = dict[str, Tensor]
-Step = Callable[[Fabric, Sequence[Stage], Batch, float], Metrics]
+Step = Callable[["Fabric", Sequence[Stage], Batch, float], Metrics]
 
 
 def _update(fabric: Fabric, optimizer: Optimizer, loss: Tensor, clip: float | None) -> Tensor:

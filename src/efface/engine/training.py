@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING
 
 from efface.config import EngineConfig
 from efface.data.batches import Batches
 from efface.engine.job import Evaluate, Job
 from efface.engine.ledger import Ledger
 from efface.engine.stages import Stage
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from efface.config import Config
+from efface.config import Config, MethodConfig, Section
 from efface.errors import ConfigError, Problems, expected
 from efface.experiments.folder import differences
+from efface.methods import find_method
+
+SECTIONS = tuple(name for name, value in MethodConfig() if isinstance(value, Section))
+"""Settings of single methods."""
 
 OF_METHODS = ("method.", "other_methods.")
 """Settings that each row answers for itself, by its fingerprint."""
@@ -23,7 +27,7 @@ class Joined:
 
     Attributes:
         rows: By method and seed.
-        environments: Of the comparisons that they come from.
+        environments: Of the comparisons that they come from; of a table that was joined itself, all of its own.
     """
 
     rows: Mapping[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
@@ -50,12 +54,13 @@ def read_joined(
     rows: dict[tuple[str, int], Mapping[str, Any]] = {}
     environments: list[Mapping[str, Any]] = []
     for path in files:
-        board = problems.attempt(partial(_read, path, config, about))
+        board, taken = problems.attempt(partial(_read, path, config, about)), False
         for row in (board or {}).get("rows", ()):
-            today = mark(row["method"], row["seed"])
-            if today is not None and row.get("fingerprint") == today:
-                rows.setdefault((row["method"], row["seed"]), row)
-        if board:
+            cell = row["method"], row["seed"]
+            today = mark(*cell)
+            if cell not in rows and today is not None and row.get("fingerprint") == today:
+                rows[cell], taken = row, True
+        if board and taken:
             environments += [one for one in (*board.get("joined", ()), board["environment"]) if one not in environments]
     problems.raise_if_any()
     return Joined(rows, environments)
@@ -64,11 +69,18 @@ def read_joined(
 def mark_of(config: Config) -> str:
     """Return 16 hex digits over what changes a cell's weights, but for its seed and threads and where its data lie.
 
+    Sections that are another method's count for nothing: a new code for `quantised` makes no row of LEACE anew.
+
     Example:
         >>> mark_of(Config(seed=1)) == mark_of(Config()) != mark_of(Config().updated(["engine.epochs=1"]))
         True
+        >>> mark_of(Config().updated(["method.code.width=8"])) == mark_of(Config())
+        True
     """
-    return _comparable(config).fingerprint()
+    read, fresh = find_method(config.method.name).sections, MethodConfig()
+    unread = {name for name in SECTIONS if name not in read}
+    method = config.method.model_copy(update={name: getattr(fresh, name) for name in unread})
+    return _comparable(config.model_copy(update={"method": method})).fingerprint()
 
 
 def _read(path: Path, config: Config, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +95,7 @@ def _read(path: Path, config: Config, about: Mapping[str, Any]) -> dict[str, Any
     except ConfigError as error:
         raise ConfigError(f"{str(path)!r} was made with settings that are not known: {error}") from None
     found = [text for text in differences(there, _comparable(config)) if not text.startswith(OF_METHODS)]
-    if board.get("preserve") != about["preserve"]:
+    if sorted(board.get("preserve") or ()) != sorted(about["preserve"]):
         found.append(f"columns to keep {board.get('preserve')!r} there, {about['preserve']!r} here")
     if found:
         raise ConfigError(
@@ -103,4 +115,4 @@ def _comparable(config: Config) -> Config:
     return Config.from_mapping(values)
 
 
-__all__ = ["Joined", "mark_of", "read_joined"]
+__all__ = ["SECTIONS", "Joined", "mark_of", "read_joined"]

@@ -65,6 +65,9 @@ class Method(ABC):
     preserves: ClassVar[bool] = False
     """Whether it keeps the columns that `method.preserve` names."""
 
+    sections: ClassVar[tuple[str, ...]] = ()
+    """Sections of `method` that it reads; of the others, such as another method's `code`, nothing depends."""
+
     def check(self, config: MethodConfig, data: AttributeDataset) -> None:
         """Raise ConfigError for settings that don't fit the method or the data, before any time is spent."""
         del data

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from efface.data.batches import Batch, Batches
 from efface.data.dataset import AttributeDataset
 from efface.shapes import Features, Labels
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @runtime_checkable

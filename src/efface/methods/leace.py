@@ -58,6 +58,7 @@ class DetachmentLeace(Method):
     name: ClassVar[str] = "detachment_leace"
     summary: ClassVar[str] = "detachment, then LEACE at the cut"
     preserves: ClassVar[bool] = True
+    sections: ClassVar[tuple[str, ...]] = ("eraser",)
 
     def check(self, config: MethodConfig, data: AttributeDataset) -> None:
         """Raise ConfigError for what detachment refuses."""

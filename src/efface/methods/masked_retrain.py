@@ -35,6 +35,7 @@ class MaskedRetrain(Method):
 
     name: ClassVar[str] = "masked_retrain"
     summary: ClassVar[str] = "baseline 2: Grad-CAM finds the attribute's area, a fresh model learns on masked images"
+    sections: ClassVar[tuple[str, ...]] = ("mask",)
 
     def fit(
         self,

@@ -29,6 +29,7 @@ class Narrow(PenalisedMethod):
 
     name: ClassVar[str] = "narrow"
     summary: ClassVar[str] = "detachment behind a narrow, rounded passage at the cut"
+    sections: ClassVar[tuple[str, ...]] = ("narrow",)
 
     def mount(self, model: nn.Module, at: Sequence[str], data: AttributeDataset, config: MethodConfig) -> None:
         """Put the passage at the first cut; at first the principal components of the channels pass.

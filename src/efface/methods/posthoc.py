@@ -6,6 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -50,6 +51,8 @@ class Stream:
 
 class PostHocMethod(Method):
     """Learns a layer from a stream of features, mounts it, and lets the classifier settle on what is released."""
+
+    sections: ClassVar[tuple[str, ...]] = ("eraser",)
 
     @abstractmethod
     def learn(self, stream: Stream, shape: tuple[int, ...]) -> Release:

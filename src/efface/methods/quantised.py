@@ -26,6 +26,8 @@ class Quantised(PenalisedMethod):
         "a finite code at the cut (straight-through), so that a certificate for every attacker applies"
     )
 
+    sections: ClassVar[tuple[str, ...]] = ("code",)
+
     # The table knows best what the code tells: one trained head beside it is enough. A few bits must hold the target
     # first, so it weighs more than where a whole map passes.
     suggested: ClassVar[Mapping[str, object]] = {"target_weight": 24.0, "removal_weight": 48.0, "heads": ("conv",)}

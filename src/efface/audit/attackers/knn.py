@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.neighbors import NearestNeighbors
 
 from efface.audit.attackers.base import Attacker, Budget, FeatureView, FittedAttacker, fit_temperature, score
 from efface.audit.attackers.reduced import (
@@ -19,6 +19,9 @@ from efface.audit.attackers.reduced import (
     summary_width,
 )
 from efface.shapes import Labels, Logits
+
+if TYPE_CHECKING:
+    from sklearn.neighbors import NearestNeighbors
 
 PEOPLE = 50_000
 """Most people who can be neighbours, drawn by seed."""
@@ -49,6 +52,8 @@ class NeighbourAttacker(Attacker):
 
     def fit(self, train: FeatureView, validation: FeatureView, budget: Budget) -> FittedAttacker:
         """Try every width and k on validation."""
+        from sklearn.neighbors import NearestNeighbors
+
         # Rotated however few they are: the first of unrotated features would be the first by accident.
         components = Components.fit(train, max(self.widths), budget.seed, always=True)
         people = some_people(train, PEOPLE, budget.seed)

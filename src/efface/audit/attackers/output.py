@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from efface.audit.attackers.base import Attacker, Budget, FeatureView, FittedAttacker, fit_temperature, score
 from efface.audit.attackers.reduced import class_shares, log_shares
 from efface.errors import AuditError
 from efface.shapes import Logits
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 UNSEEN = 1.0
 """People that stand for the classes' shares beside those counted for each answer."""
@@ -101,6 +104,8 @@ class Regression:
     @classmethod
     def of(cls, view: FeatureView, shares: Float[np.ndarray, " A"], strength: float, seed: int) -> Regression:
         """Fit to everybody."""
+        from sklearn.linear_model import LogisticRegression
+
         inputs = described(answers(view))
         mean, std = inputs.mean(0), inputs.std(0, correction=0).clamp_min(1e-6)
         model = LogisticRegression(C=strength, max_iter=200, tol=1e-3, random_state=seed % 2**32)

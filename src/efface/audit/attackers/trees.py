@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from efface.audit.attackers.base import Attacker, Budget, FeatureView, FittedAttacker, fit_temperature, score
 from efface.audit.attackers.reduced import (
@@ -19,6 +19,9 @@ from efface.audit.attackers.reduced import (
     summary_width,
 )
 from efface.shapes import Labels, Logits
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 PEOPLE = 20_000
 """Most people learned from, drawn by seed."""
@@ -63,6 +66,8 @@ class TreeAttacker(Attacker):
 
     def fit(self, train: FeatureView, validation: FeatureView, budget: Budget) -> FittedAttacker:
         """Grow trees until validation gets no better; keep those up to its best."""
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
         components = Components.fit(train, WIDTH, budget.seed)
         people = some_people(train, PEOPLE, budget.seed)
         labels = train.labels[people]

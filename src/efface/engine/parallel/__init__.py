@@ -12,13 +12,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING
 
 from efface.config import EngineConfig
 from efface.engine import loop
 from efface.engine.devices import under_torchrun
 from efface.engine.training import Training
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def executor(config: EngineConfig, fabric: Fabric, blocks: int) -> Callable[[Training], None]:

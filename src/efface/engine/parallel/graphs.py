@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from efface.data.batches import Batch
@@ -28,6 +28,9 @@ from efface.engine.stages import Stage
 from efface.engine.training import Training
 from efface.errors import TrainingError
 from efface.models.state import evaluating
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 WARM_UP = 3
 """Rounds before a capture: libraries choose their kernels, optimisers make their states."""

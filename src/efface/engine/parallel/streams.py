@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from efface.data.batches import Batch
@@ -23,6 +23,9 @@ from efface.engine.schedules import Metrics, block_step
 from efface.engine.stages import Stage
 from efface.engine.training import Training
 from efface.errors import ConfigError, expected
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
