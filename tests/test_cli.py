@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
+from efface.cli import app as application
 from efface.report.schema import load_schema
 
 SETTINGS = [
@@ -64,6 +65,21 @@ def efface(*arguments, cwd=None, **environment):
         timeout=280,
         check=False,
     )
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run the command in this process, which has imported what a command needs."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["efface", *map(str, arguments)])
+        for one in (application.console, application.errors):
+            monkeypatch.setattr(one, "width", 120)
+        with pytest.raises(SystemExit) as ended:
+            application.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +250,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
             ["run", "toyfaces-smiling-glasses", "--set", "engine.epoch=1", "--set", "seed=-1"],
             ["2 problems", "Did you mean 'epochs'", "`seed`"],
         ),
-        (["run", "toyfaces-smiling-glasses", "--set", "method.name=detach"], ["Unknown method 'detach'"]),
+        (["run", "toyfaces-smiling-glasses", *SETTINGS, "--set", "method.name=detach"], ["Unknown method 'detach'"]),
         (["run", "toyfaces-smiling-glasses", "--data", "/no/such/folder"], ["/no/such/folder"]),
         (["run", "toyfaces-smiling-glasses", "--set", "data.target=smilng"], ["smilng", "Did you mean 'smiling'"]),
         (
@@ -286,16 +302,16 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
         (["compare", "toyfaces-smiling-glasses", "--set", "model.at=auto"], ["model.at", "a named layer"]),
     ],
 )
-def test_errors_are_one_screen_with_exit_code_2(arguments, words, tmp_path):
+def test_errors_are_one_screen_with_exit_code_2(arguments, words, here, tmp_path):
     if arguments[0] == "run":
         arguments = [*arguments, "--out", str(tmp_path / "out")]
-    done = efface(*arguments)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) <= 24
-    flat = " ".join(done.stderr.replace("│", " ").split())
+    code, _, said = here(*arguments)
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) <= 24
+    flat = " ".join(said.replace("│", " ").split())
     for word in words:
-        assert word in flat, done.stderr
+        assert word in flat, said
 
 
 def test_an_error_before_training_leaves_no_half_run_behind(tmp_path):
@@ -316,10 +332,10 @@ def test_an_error_before_training_leaves_no_half_run_behind(tmp_path):
         (["presets"], "utkface-gender-race"),
     ],
 )
-def test_ls(arguments, word):
-    done = efface("ls", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert word in done.stdout
+def test_ls(arguments, word, here):
+    code, said, errors = here("ls", *arguments)
+    assert code == 0, errors
+    assert word in said
 
 
 @pytest.mark.parametrize("verb", ["run", "audit", "report", "ls"])
