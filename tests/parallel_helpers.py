@@ -10,7 +10,7 @@ from efface.engine import Job
 from efface.methods import Detachment
 
 FAST = EngineConfig(epochs=2, batch_size=32, precision="32-true", threads=1, log_every=2, device="cpu")
-SMALL = MethodConfig(head_width=16, decoder_width=16, heads=("conv", "pooled"), restart_every=1)
+SMALL = MethodConfig(head_width=16, decoder_width=16, heads=("conv", "pooled"), restart_every=1, head_average=0.9)
 WITH_RIDGE = SMALL.model_copy(update={"heads": ("conv", "ridge")})
 CUTS = {2: ["low"], 3: ["low", "middle"], 4: ["low", "middle", "high"]}
 

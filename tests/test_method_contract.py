@@ -35,10 +35,11 @@ SMALL = MethodConfig(
     inner_steps=1,
     heads=("conv", "pooled"),
     restart_every=1,
+    head_average=0.9,
     attribute_weights={"hat": 0.5},
     eraser=EraserConfig(dimensions=48, rounds=2, settle_epochs=2),
     code=CodeConfig(levels=(2, 3), width=8),
-    narrow=NarrowConfig(channels=3, step=0.5),
+    narrow=NarrowConfig(channels=3, step=0.5, noise=0.1),
 )
 ADDS_A_LAYER = {"leace", "detachment_leace", "narrow", "inlp", "random_projection", "task_bottleneck", "quantised"}
 NAMES = METHODS.names()

@@ -356,6 +356,21 @@ def test_error_messages():
         Quantiser(shape=(4,), levels=())
 
 
+def test_noise_is_of_training_alone():
+    """Normal, in the unit of what passes; a layer that was built from its state has none to add."""
+    torch.manual_seed(0)
+    features = torch.randn(200, 8, 4, 4)
+    values = by_position(features).transpose(1, 2).flatten(0, 1)
+    passages = [NarrowPassage((8, 4, 4), channels=3, step=0.0, noise=noise) for noise in (0.0, 0.5)]
+    for passage in passages:
+        passage.fill(values.mean(0), torch.cov(values.T))
+    quiet, loud = (passage.train().code(features).detach() for passage in passages)
+    assert float((loud - quiet).std()) == pytest.approx(0.5, rel=0.05)
+    assert torch.equal(*(passage.eval()(features) for passage in passages))
+    assert passages[0].state_dict().keys() == passages[1].state_dict().keys()
+    assert torch.equal(passages[0].spec, passages[1].spec)
+
+
 def test_a_state_without_layers_loads_as_ever():
     model, other = staged(), staged()
     restore(model, other.state_dict())

@@ -152,6 +152,30 @@ def test_restart_renews_one_head_of_each_attribute(faces):
     assert all(id(p) in renewed for n, p in removal.named_parameters() if n in changed)
 
 
+def test_the_extractor_answers_a_moving_average_of_the_heads(faces, batch, features):
+    _, removal = make(faces, heads=("conv", "pooled", "ridge"), head_average=0.75)
+    first = [p.clone() for p in removal.heads.parameters()]
+    trained = [p for p in removal.parameters() if p.requires_grad]
+    assert len(trained) == len(first), "what is averaged is not trained"
+    optimizer = torch.optim.SGD(trained, 1.0)
+    begun = removal.penalty(features, batch)["glasses"]
+    removal(features, batch).total.backward()
+    optimizer.step()
+    assert torch.equal(removal.penalty(features, batch)["glasses"], begun), "the average has not moved"
+    removal(features, batch)
+    for slow, old, new in zip(removal.averages.parameters(), first, removal.heads.parameters(), strict=True):
+        torch.testing.assert_close(slow, 0.75 * old + 0.25 * new)
+    assert not torch.equal(removal.penalty(features, batch)["glasses"], begun)
+    x = features.detach().clone().requires_grad_()
+    optimizer.zero_grad()
+    removal.penalty(x, batch)["glasses"].backward()
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is None for p in removal.parameters())
+    removal.restart(0)
+    for slow, fast in zip(removal.averages[0][0].parameters(), removal.heads[0][0].parameters(), strict=True):
+        assert torch.equal(slow, fast), "a fresh head has no past"
+
+
 def test_warmup_rises_linearly():
     assert [warmed(p, 0.2) for p in (0.0, 0.1, 0.2, 1.0)] == [0.0, 0.5, 1.0, 1.0]
 

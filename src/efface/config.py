@@ -138,6 +138,7 @@ class NarrowConfig(Section):
 
     channels: Positive = Field(16, description="that pass the cut")
     step: Weight = Field(0.5, description="of the grid they are rounded to, in standard deviations; 0: no rounding")
+    noise: Weight = Field(0.0, description="added while training, in standard deviations; what is released has none")
 
 
 class EraserConfig(Section):
@@ -168,6 +169,12 @@ class MethodConfig(Section):
     removal: Literal["confusion", "reversal", "vclub"] = Field("confusion", description="what the extractor minimises")
     inner_steps: Positive = Field(2, description="steps of the removal heads per step of the extractor")
     restart_every: int = Field(0, ge=0, description="epochs after which one removal head starts afresh; 0: never")
+    head_average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="kept per step by a moving average of the heads, which guides the extractor; 0: none",
+    )
     head_lr: float = Field(1e-3, gt=0, description="learning rate of the removal heads")
     head_width: Positive = Field(64, description="channels of the auxiliary heads")
     decoder_width: Positive = Field(32, description="channels of the decoder")
@@ -305,9 +312,13 @@ class Config(Section):
             relevant["engine"].pop(name)
         if not self.engine.graphs:
             relevant["engine"].pop("graphs")
-        if not self.method.preserve:  # runs that were made before there was such a setting are still theirs
+        # Runs that were made before there was such a setting are still theirs.
+        if not self.method.preserve:
             for name in ("preserve", "preserve_weight"):
                 relevant["method"].pop(name)
+        for name, section in (("head_average", relevant["method"]), ("noise", relevant["method"]["narrow"])):
+            if not section[name]:
+                section.pop(name)
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

@@ -26,6 +26,8 @@ class NarrowPassage(Release):
         shape: Shape of one sample's features.
         channels: That pass; at most those of the features.
         step: Of the grid, in standard deviations of a channel that passes; 0: none are rounded.
+        noise: Normal noise that is added in training, in the same unit. What is released has none, so that a second
+            release of an image tells nothing new; a layer that is built from its state needs none.
 
     Example:
         >>> passage = NarrowPassage(shape=(8, 4, 4), channels=2, step=0.5).eval()
@@ -38,9 +40,9 @@ class NarrowPassage(Release):
 
     kind: ClassVar[str] = "narrow"
 
-    def __init__(self, shape: Sequence[int], channels: int, step: float):
+    def __init__(self, shape: Sequence[int], channels: int, step: float, noise: float = 0.0):
         super().__init__(shape=list(shape), channels=channels, step=step)
-        self.shape, self.step = tuple(shape), step
+        self.shape, self.step, self.noise = tuple(shape), step, noise
         width = size_of(shape)[0]
         self.reduce = nn.Linear(width, channels, bias=False)
         self.standardise = nn.BatchNorm1d(channels, affine=False)
@@ -63,6 +65,8 @@ class NarrowPassage(Release):
         """Return what passes, channel by channel and position by position; rounding lets gradients through."""
         values = by_position(features).float()
         code = self.standardise(self.reduce.weight @ values)
+        if self.training and self.noise:
+            code = code + self.noise * torch.randn_like(code)
         if not self.step:
             return code
         # In evaluation exactly the grid: code + (rounded − code) would carry rounding errors that tell more.

@@ -42,7 +42,7 @@ class Narrow(PenalisedMethod):
         if wanted.channels > size_of(shape)[0]:
             most = f"at most {size_of(shape)[0]}, the channels at {first}"
             raise ConfigError(expected("method.narrow.channels", most, wanted.channels))
-        passage = NarrowPassage(shape, wanted.channels, wanted.step)
+        passage = NarrowPassage(shape, wanted.channels, wanted.step, wanted.noise)
         insert(model, first, data, lambda _: passage)
         passage.fill(mean, covariance)
 

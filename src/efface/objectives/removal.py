@@ -3,11 +3,12 @@
 A classifier gives a lower bound on I(h;z): minimising it proves nothing unless the classifier is at its best. The heads
 are therefore several, of different kinds, and train on detached features before each step of the extractor
 (THEORY, Estimators); ``ridge`` is solved in closed form. The penalty reaches the extractor with the heads' parameters
-held fixed.
+held fixed, or a moving average of them.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -55,6 +56,7 @@ class RemovalHeads(nn.Module):
             nn.ModuleList(self._build(kind, feature_shape, prior, config) for kind in kinds)
             for prior in priors.values()
         )
+        self.averages = copy.deepcopy(self.heads).requires_grad_(False) if config.head_average else None
         solved = priors.values() if RIDGE in config.heads else ()
         self.solved = nn.ModuleList(RidgeHead(feature_shape, prior) for prior in solved)
 
@@ -66,6 +68,7 @@ class RemovalHeads(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> Terms:
         """Return the heads' own loss on detached features: cross-entropy, and the contrastive loss if asked for."""
+        self._follow()
         losses: list[Tensor] = [features.sum() * 0]
         metrics: dict[str, Tensor] = {}
         for name, prior, logits, projection, labels in self._read(features, batch, fixed=False):
@@ -98,12 +101,20 @@ class RemovalHeads(nn.Module):
     def _read(
         self, features: Features, batch: Batch, fixed: bool
     ) -> Iterator[tuple[str, Tensor, Logits, Tensor, Labels]]:
-        """Run every head; ``fixed`` holds its parameters, so that only features get a gradient."""
-        for name, prior, heads in zip(self.names, self.priors, self.heads, strict=True):
+        """Run every head; ``fixed`` holds its parameters, or their average: only features get a gradient."""
+        rows = self.averages if fixed and self.averages is not None else self.heads
+        for name, prior, heads in zip(self.names, self.priors, rows, strict=True):
             for head in heads.children():
                 held = {key: value.detach() for key, value in head.named_parameters()} if fixed else {}
                 logits, projection = functional_call(head, held, (features, batch.target))
                 yield name, prior, logits, projection, batch.attributes[name]
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Let the averages follow the heads by a step."""
+        if self.averages is not None and self.training:
+            for slow, fast in zip(self.averages.parameters(), self.heads.parameters(), strict=True):
+                slow.lerp_(fast, 1 - self.config.head_average)
 
     def guesses(self, features: Features, batch: Batch) -> Iterator[tuple[str, int, Labels]]:
         """Yield (attribute, number of the head, its guesses)."""
@@ -119,14 +130,17 @@ class RemovalHeads(nn.Module):
     def restart(self, turn: int) -> list[nn.Parameter]:
         """Start one head of each attribute afresh, in turn; return its parameters."""
         renewed: list[nn.Parameter] = []
-        for row in self.heads:
+        for row, slow in zip(self.heads, self.averages or [None] * len(self.heads), strict=True):
             heads = list(row.children())
             if not heads:
                 continue
-            head = heads[turn % len(heads)]
+            number = turn % len(heads)
+            head = heads[number]
             for module in head.modules():
                 reset = getattr(module, "reset_parameters", None)
                 if callable(reset):
                     reset()
+            if slow is not None:
+                slow[number].load_state_dict(head.state_dict())  # type: ignore[index]
             renewed.extend(head.parameters())
         return renewed
