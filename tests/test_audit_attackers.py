@@ -247,10 +247,10 @@ def test_the_linear_probe_equals_scikit_learn(penalty):
     z = generator.integers(0, 3, N)
     features = generator.normal(size=(N, 10)) + 0.8 * np.eye(3)[z] @ generator.normal(size=(3, 10))
     problem = Problem.of(views(features, z, 3)["train"], torch.arange(SIZES[0]), torch.device("cpu"))
-    weight, bias = solve(problem, torch.zeros(10, 3), prior(problem.labels, 3), penalty, 300)
+    weight, bias = solve(problem, torch.zeros(3, 10), prior(problem.labels, 3), penalty, 300)
     oracle = LogisticRegression(C=1 / (penalty * SIZES[0]), tol=1e-8, max_iter=2000)
     oracle.fit(problem.inputs.numpy().astype(float), problem.labels.numpy())
-    np.testing.assert_allclose(weight.T.numpy(), oracle.coef_, atol=2e-3)
+    np.testing.assert_allclose(weight.numpy(), oracle.coef_, atol=2e-3)
     np.testing.assert_allclose((bias - bias.mean()).numpy(), oracle.intercept_ - oracle.intercept_.mean(), atol=2e-3)
 
 

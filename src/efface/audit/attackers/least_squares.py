@@ -115,7 +115,8 @@ def class_moments(
     for rows in people.split(CHUNK):
         inputs = scale.read(train, rows).to(device)
         moments.addmm_(inputs.T, inputs)
-        sums += inputs.T @ F.one_hot(train.labels[rows], classes).double().to(device)
+        # Transposed afterwards: a thin product comes out many times faster in rows than in columns.
+        sums += (F.one_hot(train.labels[rows], classes).double().to(device).T @ inputs).T
     means = sums / torch.bincount(train.labels[people], minlength=classes).clamp_min(1).to(device)
     return moments.addmm_(sums, means.T, alpha=-1).div_(len(people)), means
 
