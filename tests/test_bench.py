@@ -223,7 +223,30 @@ def test_gpu_stops_when_its_time_is_up_and_notes_what_fails(monkeypatch):
     assert "resnet18, batch 8, local: failed: out of memory" in result["notes"]
     late = gpu.bench_gpu(TINY, ["resnet18", "resnet50"], [8], 1, -1.0, silent)
     assert late["rows"] == []
-    assert late["notes"][-1] == "resnet50, batch 8: left out from `plain` on, the time was up."
+    assert late["notes"][-1] == "resnet50, batch 8: left out from round 1, `plain` on: the time was up."
+
+
+def test_gpu_measures_variants_by_turns_and_keeps_what_was_measured_in_time(monkeypatch):
+    clock, order = [0.0], []
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: clock[0])
+
+    def seconds(self, load, name):
+        order.append(name)
+        if name == "local" and len(order) > 2:
+            raise RuntimeError("out of memory")
+        clock[0] += 20
+        return float(len(order))
+
+    monkeypatch.setattr(gpu.GpuBench, "_seconds", seconds)
+    bench = gpu.GpuBench(TINY, gpu.noise(64, 16), 1.5, silent, begun=0.0)
+    bench.measure("resnet18", 8, 4, ["tuned", "local", "streams"])
+    assert order == ["tuned", "local", "streams", "tuned", "local", "streams"]
+    found = {row["variant"]: (row["low"], row["high"]) for row in bench.rows}
+    assert found == {"tuned": (1000, 4000), "local": (2000, 2000), "streams": (3000, 6000)}
+    assert bench.notes == [
+        "resnet18, batch 8, local: failed: out of memory",
+        "resnet18, batch 8: left out from round 3, `tuned` on: the time was up.",
+    ]
 
 
 def test_a_process_apart_has_the_plain_allocator_if_asked_and_tells_its_errors(monkeypatch):

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import count
+from functools import partial
+from itertools import count, product
 from typing import Any
 
 import torch
@@ -23,15 +24,15 @@ from efface.engine.schedules import SCHEDULES
 from efface.engine.stages import Stage
 from efface.engine.threads import cores_of_this_process
 from efface.experiments.bench.plain import plain_seconds
-from efface.experiments.bench.sampling import Variant, alternate
+from efface.experiments.bench.sampling import Series, Variant, watched
 from efface.experiments.bench.workload import Load, noise, parts_of
 
 EPOCH = 50_000
 """Images of the epoch whose seconds are told."""
 ABOUT = (
     "Seconds of an epoch of 50,000 images, from steps that are timed together between two waits for the device, "
-    "reading and augmentation included. `plain` and `tuned` train the network alone; the others train the auxiliary "
-    "networks too."
+    "variants by turns, reading and augmentation included. `plain` and `tuned` train the network alone; the others "
+    "train the auxiliary networks too."
 )
 VARIANTS = {
     "plain": "PyTorch loop: float32, DataLoader, Pillow augmentation, the loss read every step; no auxiliary network",
@@ -73,23 +74,34 @@ class GpuBench:
     begun: float = field(default_factory=time.perf_counter)
 
     def measure(self, model: str, batch: int, rounds: int, names: Sequence[str]) -> None:
-        """Measure variants of a network at a batch size; note what is left out, or fails."""
-        load = replace(self.load.of(model), batch=batch)
-        for name in names:
+        """Measure variants of a network at a batch size by turns; note what is left out, or fails.
+
+        Every sample builds its variant and warms it up, so no round is thrown away.
+        """
+        load, peaks = replace(self.load.of(model), batch=batch), dict[str, float]()
+        titles = {name: f"{model}, batch {batch}: {name}" for name in names}
+        variants = {
+            name: Variant(title, VARIANTS[name], partial(self._seconds, load, name)) for name, title in titles.items()
+        }
+        series = {name: Series(variant) for name, variant in variants.items()}
+        for turn, name in product(range(1, rounds + 1), names):
             if time.perf_counter() - self.begun > 60 * self.minutes:
-                self.notes.append(f"{model}, batch {batch}: left out from `{name}` on, the time was up.")
+                self.notes.append(f"{model}, batch {batch}: left out from round {turn}, `{name}` on: the time was up.")
                 break
+            if name not in variants:
+                continue
+            self.tell(f"Round {turn} of {rounds}: {titles[name]}")
+            _reset_peak()
             try:
-                self.rows.append(self._row(load, name, rounds))
+                series[name].samples.append(watched(variants[name]))
+                peaks[name] = max(peaks.get(name, 0.0), _peak_mb())
             except (RuntimeError, NotImplementedError) as error:  # memory, or what a device does not offer
                 self.notes.append(f"{model}, batch {batch}, {name}: failed: {str(error).splitlines()[0]}")
-                torch.cuda.empty_cache()
+                del variants[name]
+        self.rows += [self._row(load, name, series[name].to_json(), peaks[name]) for name in names if name in peaks]
 
-    def _row(self, load: Load, name: str, rounds: int) -> dict[str, Any]:
-        _reset_peak()
-        title = f"{load.model}, batch {load.batch}: {name}"
-        variant = Variant(title, VARIANTS[name], lambda: self._seconds(load, name))
-        found = alternate([variant], rounds, self.tell, warm_up=False)[title].to_json()
+    @staticmethod
+    def _row(load: Load, name: str, found: dict[str, Any], peak: float) -> dict[str, Any]:
         return {
             "model": load.model,
             "batch": load.batch,
@@ -99,7 +111,7 @@ class GpuBench:
             "high": 1000 * found["high"],
             "s an epoch": found["median"] * (EPOCH // load.batch),
             # The plain loop runs in another process, whose memory is not seen from here.
-            "peak, MiB": "" if name == "plain" or not torch.cuda.is_available() else _peak_mb(),
+            "peak, MiB": "" if name == "plain" or not torch.cuda.is_available() else peak,
             "disturbed": found["disturbed"],
         }
 
@@ -251,4 +263,4 @@ def _reset_peak() -> None:
 
 
 def _peak_mb() -> float:
-    return torch.cuda.max_memory_allocated() / 2**20
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
