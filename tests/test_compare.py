@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import efface as efface_package
@@ -131,10 +132,13 @@ def test_finished_cells_are_kept_and_a_killed_one_is_made_again(finished, monkey
     after = {row["method"]: row for row in found.rows}
     assert kept.stat().st_mtime_ns == time_of
     assert after["random_projection"] == before["random_projection"]
-    changing = {"train_s", "peak_rss_mb"}
+    changing = {"train_s", "peak_rss_mb", "made"}
     assert {k: v for k, v in after["task_bottleneck"].items() if k not in changing} == {
         k: v for k, v in before["task_bottleneck"].items() if k not in changing
     }
+    assert after["task_bottleneck"]["made"] == found.about["environment"]["started"]
+    first = {row["made"] for row in before.values()}
+    assert {one["started"] for one in found.about["joined"]} == first - {after["task_bottleneck"]["made"]}
     assert len(attacks) == 1
     assert len(read_off) == 3, "two models, and the original once"
     assert sorted(probes) == sorted(after["leace"]["selectivity"])
@@ -177,7 +181,7 @@ def test_rows_that_were_made_elsewhere_are_not_made_again(finished, tmp_path, mo
     files = [tmp_path / "none.json", finished / "leaderboard.json", tmp_path / "other.json"]
     third, _ = compare(find_config(PRESET, tiny), methods, 1, tmp_path / "d", overrides=tiny, join=files)
     assert len(made) == 2
-    assert third.about["joined"] == [board(finished)["environment"]], "of files of which a row was taken"
+    assert {one["started"] for one in third.about["joined"]} == {row["made"] for row in third.rows}, "of rows taken"
     compare(find_config(PRESET, tiny), methods, 1, tmp_path / "c", overrides=tiny, join=[tmp_path / "other.json"])
     assert made[2:] == [(other["rows"][1]["method"], 0)], "that row alone is made again"
 
@@ -234,13 +238,21 @@ def test_a_cell_that_fails_is_told_and_the_others_are_made(tmp_path, monkeypatch
     def failing(cell):
         if cell.config.method.name == "leace":
             raise TrainingError("loss not finite")
+        if cell.config.method.name == "inlp":
+            raise torch.OutOfMemoryError("CUDA out of memory.\nOf 80 GiB, none is free.")
         return cells.train(cell)
 
     monkeypatch.setattr(module, "train_apart", failing)
     config = find_config(PRESET, TINY)
-    found, folder = compare(config, "original,leace", 1, tmp_path / "c", progress=False)
+    audited, where = [], torch.device("cpu")
+    monkeypatch.setattr(module, "device_for", lambda engine: audited.append(engine) or where)
+    found, folder = compare(config, "leace,inlp,original", 1, tmp_path / "c", progress=False)
     assert [row["method"] for row in found.rows] == ["original"]
-    assert list(found.failed) == [{"method": "leace", "seed": 0, "error": "loss not finite"}]
+    assert audited == [config.engine] * 2, "both models are audited where `engine.device` says"
+    assert list(found.failed) == [
+        {"method": "leace", "seed": 0, "error": "loss not finite"},
+        {"method": "inlp", "seed": 0, "error": "OutOfMemoryError: CUDA out of memory."},
+    ]
     assert "Failed: leace, seed 0: loss not finite" in (folder / "leaderboard.md").read_text()
 
 
@@ -405,10 +417,11 @@ def test_methods_are_set_against_each_other_on_seeds_that_both_have():
             row_of(name, seed, audited(fidelity, z=entry(0.1)), {"train_s": 1.0, "peak_rss_mb": 1.0})
             for name, seed, fidelity in cells
         ]
-        return {one["method"]: one["beaten_by"] for one in Leaderboard(rows, [], [], {}).methods}
+        return {one["method"]: (one["on_front"], one["beaten_by"]) for one in Leaderboard(rows, [], [], {}).methods}
 
-    assert board(("a", 0, 0.8), ("b", 0, 0.9), ("a", 1, 1.0), ("a", 2, 1.0)) == {"a": ["b"], "b": []}
-    assert board(("a", 0, 0.9), ("b", 1, 0.8)) == {"a": [], "b": []}
+    easy = board(("a", 0, 0.8), ("b", 0, 0.9), ("a", 1, 1.0), ("a", 2, 1.0))
+    assert easy == {"a": (False, ["b"]), "b": (True, [])}
+    assert board(("a", 0, 0.9), ("b", 1, 0.8)) == {"a": (True, []), "b": (True, [])}
 
 
 # ---------------------------------------------------------------- variants
@@ -475,6 +488,7 @@ def test_our_ablations_are_of_settings_that_exist(path):
         ("{a: 3}", "a: to be a mapping|`.*a` to be a mapping of settings"),
         ("{a: {name: leac}}", "a: unknown method 'leac'. Did you mean 'leace'"),
         ("{a: {name: original}}", "the original is one for all"),
+        ("all: {name: narrow}", "'all' is every method"),
         ("{}", "a YAML mapping of variants"),
     ],
 )
@@ -494,9 +508,11 @@ def test_wrong_settings_of_variants_are_told_together_before_anything_is_made(tm
     for wrong, texts in (
         (found, ("a: Unknown setting `method.removal_wight`", "b: `method.narrow.channels`")),
         ({"d": {}, "c": found["c"]}, ("c: `method.preserve` names 'hatt'",)),
+        ({"e": {"head_width": 8}}, ("e: its method is the preset's, the original",)),
     ):
+        config = find_config(PRESET, [*TINY, *(["method.name=original"] if "e" in wrong else [])])
         with pytest.raises(ConfigError) as caught:
-            compare(find_config(PRESET, TINY), list(wrong), 1, tmp_path / "c", variants=wrong, progress=False)
+            compare(config, list(wrong), 1, tmp_path / "c", variants=wrong, progress=False)
         for text in texts:
             assert text in str(caught.value)
     assert not (tmp_path / "c").exists()
@@ -510,8 +526,12 @@ def test_a_preset_keeps_its_settings_for_its_own_method(tmp_path):
     assert own == config.method
     assert (narrow.target_weight, narrow.removal_weight, narrow.preserve_weight) == (4, 16, 8)
     assert (other.removal_weight, other.preserve, plain.preserve) == (1.0, ("age_bin",), ())
-    with pytest.raises(ConfigError, match="--methods says which are made"):
-        compare(config, "leace", 1, tmp_path / "c", overrides=["method.name=leace"], progress=False)
+    for override, message in (
+        ("method.name=leace", "--methods says which are made"),
+        ("method={name: leace}", "name its settings, method.KEY=VALUE"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            compare(config, "leace", 1, tmp_path / "c", overrides=[override], progress=False)
 
 
 def test_comparison_and_search_are_called_from_python():

@@ -11,13 +11,14 @@ from torch import nn
 
 from efface.config import Config, MethodConfig
 from efface.engine import cuts
-from efface.errors import ConfigError, CutError
+from efface.errors import ConfigError, CutError, TrainingError
 from efface.experiments import runner
 from efface.experiments.compare import compare
 from efface.experiments.sweep import sweep
 from efface.experiments.sweep_plan import Sweep
 from efface.experiments.target import run_to_target
 from efface.methods import unlearn
+from efface.methods.detachment import Detachment
 from efface.models import build, measure
 from efface.models.measure import CutCosts, LayerCost, auto_goal, measure_cuts
 from parallel_helpers import FAST
@@ -209,6 +210,24 @@ def test_unlearn_cuts_where_auto_says_and_names_it(net, faces, known, tmp_path):
         ConfigError, match=r"(?s)named layers when a training resumes.*'auto:memory'.*UnlearnedModel.at"
     ):
         unlearn(net, faces, "auto:memory", folder=tmp_path, resume=True, **settings)
+
+
+def test_a_training_is_not_gone_on_with_under_another_method_or_augmentation(net, faces, tmp_path):
+    seen = []
+
+    class Mine(Detachment):
+        def fit(self, model, data, at, config, engine, job):
+            seen.append(job.fingerprint)
+            raise TrainingError("seen")
+
+    class Other(Mine):
+        pass
+
+    for method, augment in ((Mine(), (True, 4)), (Mine(), (True, 4)), (Mine(), (False, 0)), (Other(), (True, 4))):
+        with pytest.raises(TrainingError, match="seen"):
+            unlearn(net, faces, "middle", method=method, folder=tmp_path, augment=augment, engine=FAST)
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
 
 
 def test_several_processes_must_be_told_where_to_cut(net, faces, monkeypatch):

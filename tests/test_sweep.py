@@ -9,10 +9,10 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from efface.errors import ConfigError
+from efface.errors import ConfigError, TrainingError
 from efface.experiments import find_config
 from efface.experiments.paper.cells import Workshop
-from efface.experiments.sweep import ceiling, open_study, reclaim, score_of, sweep, trade_off
+from efface.experiments.sweep import ceiling, open_study, reclaim, score_of, sweep, trade_off, work
 from efface.experiments.sweep_page import Try, ended, front
 from efface.experiments.sweep_plan import SEARCHED, Range, Sweep, parse_ranges
 
@@ -228,6 +228,24 @@ def test_exported_presets_are_the_front_and_can_be_run(swept):
 def test_the_front_leaves_out_what_was_cut_short():
     tries = [Try(i, {}, pruned, f, e, f) for i, (pruned, f, e) in enumerate([(True, 0.99, 0.0), (False, 0.9, 0.2)])]
     assert [one.number for one in front(tries)] == [1]
+
+
+def test_a_sweep_whose_trainings_all_fail_ends(tmp_path, monkeypatch):
+    made = []
+
+    def failing(plan, trial, before, tell):
+        made.append(trial.number)
+        if len(made) == 4:
+            return 0.5
+        raise TrainingError("the loss is not finite.")
+
+    monkeypatch.setattr("efface.experiments.sweep.score_of", failing)
+    plan = Sweep(PRESET, TINY, tmp_path / "study", SEARCHED, trials=2)
+    with pytest.raises(TrainingError, match="5 trials in a row failed, the last with: the loss is not finite"):
+        work(plan, {}, 0)
+    assert len(made) == 9, "one that ends well in between is not forgotten"
+    states = [trial.state for trial in open_study(plan).trials]
+    assert states.count(TrialState.FAIL) == 8
 
 
 def test_two_processes_join_one_study(tmp_path):

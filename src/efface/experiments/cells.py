@@ -95,7 +95,7 @@ def train_apart(cell: Cell) -> dict[str, Any]:
         EffaceError: The training's own error, or a TrainingError if the process was killed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "lightning_fabric"])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(cell, theirs), name=f"efface-{cell.config.method.name}")
     process.start()

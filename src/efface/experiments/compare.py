@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from efface.audit.remembered import remembering
 from efface.config import Config
 from efface.data.dataset import AttributeDataset
 from efface.data.load import load
+from efface.engine.devices import device_for
 from efface.errors import ConfigError, EffaceError, Problems, expected
 from efface.experiments.cells import ORIGINAL, Cell, train_apart
 from efface.experiments.environment import describe
 from efface.experiments.folder import RunFolder
 from efface.experiments.joined import Joined, mark_of, read_joined
-from efface.experiments.leaderboard import Leaderboard, row_of
+from efface.experiments.leaderboard import Leaderboard, portable_environment, row_of
 from efface.experiments.runner import fresh_model, preflight, refuse_auto, refuse_several_processes
 from efface.experiments.variants import ALL, Variants, chosen, settled
 from efface.methods import find_method, released_data, restore
@@ -59,6 +60,7 @@ class Comparison:
         self.environment = describe(self.config.seed)
         self.rows: list[dict[str, Any]] = []
         self.failed: list[dict[str, Any]] = []
+        self.origins: dict[str, Mapping[str, Any]] = {}
         self._data: tuple[int, AttributeDataset] | None = None
 
     def settings(self, method: str, seed: int) -> Config:
@@ -101,9 +103,13 @@ class Comparison:
         try:
             found = self.joined.rows.get((method, seed))
             self.rows.append(dict(found) if found else self._cell(method, seed))
-        except EffaceError as error:
-            self.failed.append({"method": method, "seed": seed, "error": str(error)})
-            self.console.print(f"{method}, seed {seed}, failed: {error}", highlight=False, markup=False, style="red")
+        except Exception as error:  # memory, or a fault of ours: hours of other cells are not lost for it
+            text = str(error)
+            if not isinstance(error, EffaceError):
+                self.console.print_exception()
+                text = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.failed.append({"method": method, "seed": seed, "error": text})
+            self.console.print(f"{method}, seed {seed}, failed: {text}", highlight=False, markup=False, style="red")
 
     @property
     def leaderboard(self) -> Leaderboard:
@@ -129,10 +135,15 @@ class Comparison:
             "attributes": list(config.data.attributes),
             "preserve": list(self.kept),
             "variants": {name: dict(self.variants[name]) for name in self.methods if name in self.variants},
-            "joined": list(self.joined.environments),
+            "joined": self._origins(),
             "environment": self.environment,
             "config": config.model_dump(mode="json"),
         }
+
+    def _origins(self) -> list[Mapping[str, Any]]:
+        """Return what other calls rows are of: of joined files, and of this folder's finished cells."""
+        known = {one["started"]: one for one in (*self.joined.environments, *self.origins.values())}
+        return [one for started, one in known.items() if started != self.environment["started"]]
 
     def _cell(self, method: str, seed: int) -> dict[str, Any]:
         """Return the row of a cell: the finished one, or a new one."""
@@ -144,8 +155,13 @@ class Comparison:
             self.console.print(f"{method}, seed {seed}", highlight=False)
             training = self._trained(method, seed)
             found = self._audited(config, folder, training)
-            folder.write_json("cell.json", {"stamp": stamp})
-        return {**row_of(method, seed, found, training, self.kept), "fingerprint": self.mark(method, seed)}
+            kept = {"stamp": stamp, "environment": portable_environment(self.environment)}
+            folder.write_json("cell.json", kept)
+        row = {**row_of(method, seed, found, training, self.kept), "fingerprint": self.mark(method, seed)}
+        # Cells of before there was such a note are told to be of this call.
+        environment = kept.get("environment") or portable_environment(self.environment)
+        self.origins[environment["started"]] = environment
+        return {**row, "made": environment["started"]}
 
     def _trained(self, method: str, seed: int) -> dict[str, Any]:
         """Return time and memory of a cell's training; train it, and before it the original, if that is not done."""
@@ -171,7 +187,8 @@ class Comparison:
             (ORIGINAL, self.place(ORIGINAL, config.seed), ORIGINAL),
             ("model", folder.path, ORIGINAL if method == ORIGINAL else "model"),
         ):
-            models[name] = restore(fresh_model(config, data, name), RunFolder(place).weights(file))
+            made = restore(fresh_model(config, data, name), RunFolder(place).weights(file))
+            models[name] = made.to(device_for(config.engine))
         at = config.model.at if isinstance(config.model.at, str) else config.model.at[0]
         data = data.preserving(config.method.preserve)
         released = released_data(data, folder.path, config.method, config.seed)
@@ -236,8 +253,11 @@ def compare(
     names = chosen(methods, variants)
     if seeds < 1:
         raise ConfigError(expected("--seeds", "at least 1", seeds))
-    if any(text.partition("=")[0].strip() == "method.name" for text in overrides):
+    keys = {text.partition("=")[0].strip() for text in overrides}
+    if "method.name" in keys:
         raise ConfigError("`method.name` can't be set for a comparison: --methods says which are made.")
+    if "method" in keys:
+        raise ConfigError("`method` can't be set as a whole for a comparison: name its settings, method.KEY=VALUE.")
     refuse_auto(config, "efface compare")
     refuse_several_processes(config)
     config = with_suite(config, suite)
@@ -310,6 +330,11 @@ def _wrong(comparison: Comparison) -> Iterator[str]:
             wrong += [f"{name}: {text}" for text in error.problems or (str(error),)]
     if wrong:
         yield from wrong
+        return
+    whole = [name for name, one in configs.items() if one.method.name == ORIGINAL and name != ORIGINAL]
+    for name in whole:
+        yield f"{name}: its method is the preset's, the original, which is one for all. Give the variant a `name`."
+    if whole:
         return
     data = preflight(configs[first], lambda: comparison.data(seed))
     found: dict[str, list[str]] = {}

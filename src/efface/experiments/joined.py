@@ -27,7 +27,7 @@ class Joined:
 
     Attributes:
         rows: By method and seed.
-        environments: Of the comparisons that they come from; of a table that was joined itself, all of its own.
+        environments: Of the calls that made them; where rows don't name theirs, of all that their table names.
     """
 
     rows: Mapping[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
@@ -54,14 +54,13 @@ def read_joined(
     rows: dict[tuple[str, int], Mapping[str, Any]] = {}
     environments: list[Mapping[str, Any]] = []
     for path in files:
-        board, taken = problems.attempt(partial(_read, path, config, about)), False
+        board = problems.attempt(partial(_read, path, config, about))
         for row in (board or {}).get("rows", ()):
             cell = row["method"], row["seed"]
             today = mark(*cell)
             if cell not in rows and today is not None and row.get("fingerprint") == today:
-                rows[cell], taken = row, True
-        if board and taken:
-            environments += [one for one in (*board.get("joined", ()), board["environment"]) if one not in environments]
+                rows[cell] = row
+                environments += [one for one in _origins(board or {}, row) if one not in environments]
     problems.raise_if_any()
     return Joined(rows, environments)
 
@@ -103,6 +102,12 @@ def _read(path: Path, config: Config, about: Mapping[str, Any]) -> dict[str, Any
             "Give the same settings, or make its rows again."
         )
     return board
+
+
+def _origins(board: Mapping[str, Any], row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what a row was made with: what its table names, if the row does not say which of them."""
+    known = [*board.get("joined", ()), board["environment"]]
+    return [one for one in known if one["started"] == row.get("made")] or known
 
 
 def _comparable(config: Config) -> Config:

@@ -12,7 +12,7 @@ from typing import Any
 
 from efface.experiments.cells import ORIGINAL
 from efface.report.formats import duration, is_number, memory, number
-from efface.report.pareto import Point, front, save_pareto
+from efface.report.pareto import Point, save_pareto
 from efface.report.words import certified_bound, upwards
 
 MEANS = (
@@ -33,6 +33,8 @@ MEANS = (
 """Columns of which means over seeds are taken."""
 BETTER = {"fidelity": 1, "excess_leakage": -1, "kept_share": 1, "median_selectivity": 1}
 """What speaks for a method, and which way. A column that tells more than before is no better than one kept in full."""
+TRADED = {name: BETTER[name] for name in ("fidelity", "excess_leakage")}
+"""What the plot and its front are about."""
 HEAD = (
     "method",
     "fidelity",
@@ -50,7 +52,7 @@ HEAD = (
 )
 
 PATHS = {"--data": ["--data", "DIR"], "--join": ["--join", "FILE"], "--out": []}
-"""Flags that name a path, and what is told of them."""
+"""Flags that name a path, and what is told of them. Of another word that is a path of this machine, its end."""
 
 
 def portable(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,22 +64,42 @@ def portable(about: Mapping[str, Any]) -> dict[str, Any]:
         >>> found["environment"]["command"], found["config"]["data"]["source"]
         ('efface compare p --data DIR -q', 'faces')
     """
-    words, kept = iter(shlex.split(about["environment"]["command"])[1:]), ["efface"]
+    data, model = about["config"]["data"], about["config"].get("model", {})
+    data = {**data, "source": Path(str(data.get("source"))).name, "cache": None}
+    if model.get("weights"):
+        model = {**model, "weights": Path(str(model["weights"])).name}
+    return {
+        **about,
+        "config": {**about["config"], "data": data, **({"model": model} if model else {})},
+        "environment": portable_environment(about["environment"]),
+    }
+
+
+def portable_environment(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return versions, hardware and command without the paths of the machine.
+
+    Example:
+        >>> command = "x compare /a/p.yaml --set model.weights=/a/w.pt --data=/a --variants ../v.yaml"
+        >>> portable_environment({"command": command})["command"]
+        'efface compare p.yaml --set model.weights=w.pt --data DIR --variants v.yaml'
+    """
+    words, kept = iter(shlex.split(environment["command"])[1:]), ["efface"]
     for word in words:
         flag, given, _ = word.partition("=")
         if flag not in PATHS:
-            kept.append(word)
+            kept.append(_local(word))
             continue
         kept += PATHS[flag]
         if not given:
             next(words, None)
-    data = about["config"]["data"]
-    data = {**data, "source": Path(str(data.get("source"))).name, "cache": None}
-    return {
-        **about,
-        "config": {**about["config"], "data": data},
-        "environment": {**about["environment"], "command": shlex.join(kept)},
-    }
+    return {**environment, "command": shlex.join(kept)}
+
+
+def _local(word: str) -> str:
+    """Return a word of a command; of a path that leads out of the project, its last part."""
+    head, is_, value = word.rpartition("=")
+    path = Path(value)
+    return head + is_ + path.name if path.is_absolute() or path.parts[:1] in (("..",), ("~",)) else word
 
 
 def row_of(
@@ -167,21 +189,23 @@ class Leaderboard:
     def methods(self) -> list[dict[str, Any]]:
         """Means over seeds per method, with the least and the greatest; who leaks least is first.
 
-        ``on_front``: no other method has both higher fidelity and lower excess leakage. ``beaten_by``: the methods
-        that are at least as good in fidelity, excess leakage, kept columns and median selectivity, and better in one,
-        over the seeds that both have: a seed may be easier than another.
+        ``on_front``: no other method is as good in fidelity and excess leakage, and better in one. ``beaten_by``: those
+        that are at least as good in fidelity, excess leakage, kept columns and median selectivity, and better in one.
+        Both over the seeds that two methods have in common: a seed may be easier than another.
         """
         found = [self._mean(name) for name in dict.fromkeys(row["method"] for row in self.rows)]
-        best = front(self.points)
         for entry in found:
-            entry["on_front"] = entry["method"] in best
-            entry["beaten_by"] = [other["method"] for other in found if self._beats(other["method"], entry["method"])]
+            mine = entry["method"]
+            others = [other["method"] for other in found if other["method"] != mine]
+            leaks = is_number(entry["excess_leakage"])
+            entry["on_front"] = leaks and not any(self._beats(other, mine, TRADED) for other in others)
+            entry["beaten_by"] = [other for other in others if self._beats(other, mine, BETTER)]
         return sorted(found, key=lambda entry: (_leak(entry), -(entry["fidelity"] or 0.0)))
 
-    def _beats(self, one: str, other: str) -> bool:
+    def _beats(self, one: str, other: str, ways: Mapping[str, int]) -> bool:
         seeds = [{row["seed"] for row in self.rows if row["method"] == name} for name in (one, other)]
         shared = set.intersection(*seeds)
-        return bool(shared) and _beats(self._mean(one, shared), self._mean(other, shared))
+        return bool(shared) and _beats(self._mean(one, shared), self._mean(other, shared), ways)
 
     def _mean(self, method: str, seeds: Collection[int] | None = None) -> dict[str, Any]:
         rows = [row for row in self.rows if row["method"] == method and (seeds is None or row["seed"] in seeds)]
@@ -217,7 +241,8 @@ class Leaderboard:
             partial.write_text(text, encoding="utf-8")
             partial.replace(folder / name)
         if self.points:
-            save_pareto(self.points, folder / "pareto")
+            best = [entry["method"] for entry in self.methods if entry["on_front"]]
+            save_pareto(self.points, folder / "pareto", best)
 
     def to_markdown(self) -> str:
         """Return the table, and what it was made with."""
@@ -246,17 +271,23 @@ class Leaderboard:
             if len(values) > 1
         ]
 
+    def _calls(self, about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Return the calls that made rows; this one too, unless all say that they are of others."""
+        mine, joined = about["environment"], list(about.get("joined", ()))
+        made = [row.get("made", mine["started"]) for row in self.rows]
+        return [*joined, mine] if mine["started"] in made or not joined else joined
+
     def _notes(self) -> list[str]:
         about, floors = portable(self.about), [row["label_floor"] for row in self.rows]
         notes = [
-            "Means over seeds (least to greatest), fractions. **Bold**: no other method has both higher fidelity and "
-            "lower excess leakage. Columns: docs/leaderboard.md.",
+            "Means over seeds (least to greatest), fractions. **Bold**: no other method is as good in fidelity and "
+            "excess leakage and better in one, over seeds that both have. Columns: docs/leaderboard.md.",
             "",
             *self._beaten(),
             f"- Suite `{about['suite']}`, read on {about['split']}; target {about['target']}, attributes "
             f"{', '.join(about['attributes'])}; to keep: {', '.join(about.get('preserve') or ()) or 'nothing named'}; "
             f"label floor {_range(floors)}.",
-            *(_made(one) for one in (*about.get("joined", ()), about["environment"])),
+            *(_made(one) for one in self._calls(about)),
         ]
         if len({tuple(entry["seeds"]) for entry in self.methods}) > 1:
             notes += ["- Not every method has every seed yet: means of other seeds are not quite comparable."]
@@ -273,12 +304,12 @@ def _made(environment: Mapping[str, Any]) -> str:
     )
 
 
-def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _beats(one: Mapping[str, Any], other: Mapping[str, Any], ways: Mapping[str, int]) -> bool:
     """Return whether nothing speaks for ``other`` against ``one``, and something for ``one``."""
-    known, known_too = ([name for name in BETTER if entry[name] is not None] for entry in (one, other))
+    known, known_too = ([name for name in ways if entry[name] is not None] for entry in (one, other))
     if known != known_too:
         return False
-    gains = [BETTER[name] * (_capped(one, name) - _capped(other, name)) for name in known]
+    gains = [ways[name] * (_capped(one, name) - _capped(other, name)) for name in known]
     return any(gain > 0 for gain in gains) and all(gain >= 0 for gain in gains)
 
 
@@ -308,4 +339,4 @@ def _range(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-__all__ = ["Leaderboard", "portable", "row_of"]
+__all__ = ["Leaderboard", "portable", "portable_environment", "row_of"]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
 
 STUDY, JOURNAL = "weights", "study.log"
+MOST_FAILURES = 5
+"""Trainings in a row that may fail before a worker gives up."""
 SHARE = 4
 """A trial is first trained for a quarter of the epochs; one that is then below the median of its predecessors ends."""
 
@@ -121,11 +123,24 @@ def ceiling(plan: Sweep, tell: Callable[[str], None]) -> dict[str, float]:
 
 
 def work(plan: Sweep, before: Mapping[str, float], worker: int, tell: Callable[[str], None] = lambda _: None) -> None:
-    """Make one trial after the other until there are enough."""
-    study = open_study(plan, worker)
+    """Make one trial after the other until there are enough; a training that fails counts for none.
+
+    Raises:
+        TrainingError: So many failed in a row that the next would too.
+    """
+    study, failed = open_study(plan, worker), 0
     with remembering():
         while len(_wanted(study)) < plan.trials:
-            study.optimize(lambda trial: score_of(plan, trial, before, tell), n_trials=1, catch=(TrainingError,))
+            try:
+                study.optimize(lambda trial: score_of(plan, trial, before, tell), n_trials=1)
+                failed = 0
+            except TrainingError as error:
+                failed += 1
+                tell(f"Failed: {error}")
+                if failed == MOST_FAILURES:
+                    raise TrainingError(
+                        f"{failed} trials in a row failed, the last with: {error} Try lower ranges in --search."
+                    ) from error
 
 
 def score_of(plan: Sweep, trial: Trial, before: Mapping[str, float], tell: Callable[[str], None]) -> float:

@@ -30,8 +30,9 @@ def read_variants(path: str | Path) -> dict[str, dict[str, Any]]:
     for name, settings in found.items():
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
             problems.add(expected(f"{path}: a variant's name", "letters, digits and . + - _, to name a folder", name))
-        elif name in METHODS.names():
-            problems.add(f"{path}: {name!r} is a method: give the variant a name of its own.")
+        elif name in (*METHODS.names(), ALL):
+            what = "every method" if name == ALL else "a method"
+            problems.add(f"{path}: {name!r} is {what}: give the variant a name of its own.")
         if not isinstance(settings, dict):
             problems.add(expected(f"{path}: {name}", "a mapping of settings of `method`", settings))
         elif settings.get("name") == ORIGINAL:

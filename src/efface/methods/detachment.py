@@ -116,7 +116,7 @@ def _cost(
     """Parameters and FLOPs per image of one auxiliary network."""
     objective.eval(), removal.eval()
     flops = count_flops(_Forward(objective, batch), features.clone()) // len(features)
-    return count_parameters(objective) + count_parameters(removal), flops
+    return sum(count_parameters(module, trainable=True) for module in (objective, removal)), flops
 
 
 class _Forward(nn.Module):

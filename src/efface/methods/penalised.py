@@ -146,7 +146,7 @@ def auxiliary_cost(crews: Sequence[Crew], sites: Sequence[Site], model: nn.Modul
         crew.guessing.eval()  # its running statistics are no part of the objective
         flops += count_flops(_Total(objective, example), features) // 2
         modules = [objective, *([crew.adversary] if crew.adversary is not None else [])]
-        parameters += sum(count_parameters(module) for module in modules)
+        parameters += sum(count_parameters(module, trainable=True) for module in modules)
     whole = count_flops(model, example.images) // len(example)
     return Auxiliary(parameters, parameters / count_parameters(model), flops, flops / max(1, whole))
 

@@ -74,8 +74,8 @@ class PostHocMethod(Method):
             CutError: The model can't be cut there.
         """
         self.check(config, data)
-        begun = time.perf_counter()
         device = make_fabric(engine).device
+        begun = time.perf_counter()
         model.to(device)
         cuts = ordered(model, at)
         for name in cuts:

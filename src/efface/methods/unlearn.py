@@ -115,7 +115,13 @@ def unlearn(
     chosen.check(config, data)
     job = Job(
         folder=Path(folder) if folder is not None else None,
-        fingerprint=_fingerprint(config, engine, at if auto_goal(at) is None else cuts, data, seed),
+        fingerprint="|".join(
+            [
+                f"{type(chosen).__module__}.{type(chosen).__qualname__}",
+                _fingerprint(config, engine, at if auto_goal(at) is None else cuts, data, seed),
+                str(augment),
+            ]
+        ),
         seed=seed,
         resume=resume,
         progress=progress,

@@ -13,14 +13,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from efface.models.state import evaluating
 
 
-def count_parameters(module: nn.Module) -> int:
+def count_parameters(module: nn.Module, trainable: bool = False) -> int:
     """Return the number of parameters, each shared one counted once.
 
+    Args:
+        module: What is counted.
+        trainable: Whether those that get a gradient count alone.
+
     Example:
-        >>> count_parameters(nn.Linear(3, 2))
-        8
+        >>> count_parameters(nn.Linear(3, 2)), count_parameters(nn.Linear(3, 2).requires_grad_(False), trainable=True)
+        (8, 0)
     """
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(one.numel() for one in module.parameters() if one.requires_grad or not trainable)
 
 
 def count_flops(module: nn.Module, *example_inputs: Tensor) -> int:

@@ -64,25 +64,31 @@ def front(points: Sequence[Point]) -> list[str]:
     return chosen
 
 
-def pareto_figure(points: Sequence[Point]) -> Figure:
-    """Draw a dot per method, a small one per seed, and the front as steps."""
+def pareto_figure(points: Sequence[Point], best: Sequence[str] | None = None) -> Figure:
+    """Draw a dot per method, a small one per seed, and the front as steps.
+
+    Args:
+        points: The methods.
+        best: Names of those on the front; None: those that no other is preferable to by their means.
+    """
     width, height = SIZE
     figure = blank(width, height)
     axes = figure.add_axes((74 / width, 58 / height, (width - 94) / width, (height - 78) / height))
-    best = front(points)
+    best = front(points) if best is None else best
     _frame(axes, points)
-    _steps(axes, [point for name in best for point in points if point.name == name])
+    line = front([point for point in points if point.name in best])
+    _steps(axes, [point for name in line for point in points if point.name == name])
     for point in points:
         _dot(axes, point, point.name in best)
     _labels(axes, points, best)
     return figure
 
 
-def save_pareto(points: Sequence[Point], path: Path) -> None:
+def save_pareto(points: Sequence[Point], path: Path, best: Sequence[str] | None = None) -> None:
     """Write the plot as ``path`` with the endings .svg and .png."""
-    save_png(lambda: pareto_figure(points), path.with_suffix(".png"))
+    save_png(lambda: pareto_figure(points, best), path.with_suffix(".png"))
     with style():
-        pareto_figure(points).savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None})
+        pareto_figure(points, best).savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None})
 
 
 def _frame(axes: Axes, points: Sequence[Point]) -> None:
