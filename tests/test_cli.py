@@ -201,7 +201,7 @@ def test_a_killed_run_resumes_to_the_same_weights(finished, tmp_path):
 
     folder = tmp_path / "killed"
     # The audit has no part in the weights, which are all that is compared: the cheapest will do.
-    audit = ["--set=audit.attackers=[linear]", "--set=audit.beyond=[]", "--set=audit.reconstruction=false"]
+    audit = ["--set=audit.attackers=[mlp-small]", "--set=audit.beyond=[]", "--set=audit.reconstruction=false"]
     more = [*SETTINGS, *audit, "--set=engine.checkpoint_every=1", "--out", str(folder)]
     command = [sys.executable, "-m", "efface", "run", "toyfaces-smiling-glasses", *more]
     process = subprocess.Popen(

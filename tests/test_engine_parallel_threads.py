@@ -17,6 +17,7 @@ from parallel_helpers import FAST
 @pytest.fixture
 def four_cores(monkeypatch):
     monkeypatch.setattr(threads, "cores_of_this_process", lambda: {0, 1, 2, 3})
+    monkeypatch.delenv("OMP_NUM_THREADS")  # the tests' own
 
 
 @pytest.mark.parametrize(("processes", "expected"), [(1, 4), (2, 2), (3, 1), (9, 1)])
@@ -24,6 +25,19 @@ def test_idle_cores_are_shared_out(four_cores, monkeypatch, processes, expected)
     monkeypatch.setattr(threads, "load_of_others", lambda: 0.1)
     assert threads.choose_threads(None, processes) == expected
     assert threads.choose_threads(7, processes) == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "run", "expected"),
+    [("1", None, 1), ("3", None, 3), ("9", None, 4), ("2,1", None, 2), ("", None, 4), ("1", "x", 4)],
+)
+def test_the_users_own_limit_holds_and_torchruns_default_is_nobodys(four_cores, monkeypatch, given, run, expected):
+    monkeypatch.setattr(threads, "load_of_others", lambda: 0.1)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    if run:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run)
+    assert threads.choose_threads(None, 1) == expected
+    assert threads.choose_threads(3, 1) == 3
 
 
 def test_where_other_work_holds_a_core_it_is_one_thread_and_said(four_cores, monkeypatch, caplog):

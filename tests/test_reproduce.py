@@ -29,7 +29,7 @@ TINY = (
     "engine.epochs=1",
     "engine.original_epochs=1",
     "engine.batch_size=64",
-    "audit.attackers=[linear]",
+    "audit.attackers=[mlp-small]",
     "audit.resamples=100",
 )
 
@@ -147,7 +147,7 @@ def test_figures_3_and_4_show_the_same_people(folder, plan):
 
 
 def test_figure_6_has_maps_and_a_front(tmp_path, plan):
-    grid = Grid("celeba", "Male", (0.01, 0.005), (1.0,), (8.0,), ("audit.attackers=[linear]",))
+    grid = Grid("celeba", "Male", (0.01, 0.005), (1.0,), (8.0,), ("audit.attackers=[mlp-small]",))
     plan = replace(plan, scale=replace(SMOKE, grid=grid))
     page = figure6.make(plan, Workshop(tmp_path, progress=False))
     assert [row[:3] for row in page.rows] == [("0.01", "1", "8"), ("0.005", "1", "8")]

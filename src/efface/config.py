@@ -236,7 +236,9 @@ class EngineConfig(Section):
     device: str = Field("auto", description="auto, cpu, cuda, mps")
     devices: Positive = Field(1, description="data-parallel processes; local_parallel: GPUs to spread the blocks over")
     graphs: bool = Field(False, description="local_parallel on one GPU: replay the steps as CUDA graphs")
-    threads: Positive | None = Field(None, description="CPU threads per process; None: all cores, shared out")
+    threads: Positive | None = Field(
+        None, description="CPU threads per process; None: all cores (at most OMP_NUM_THREADS), shared out"
+    )
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: one per epoch")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
 
