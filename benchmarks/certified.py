@@ -79,8 +79,8 @@ def line(row: dict[str, Any], asked: dict[str, float]) -> str:
 def summary(paths: list[Path]) -> str:
     """Return the table that README.md shows: means, and the range over seeds."""
     text = (
-        "| preset, cut, codes | fidelity before → after | label floor | picked attacker before → after | excess leakage "
-        "| kept on request | no attacker exceeds (95 %) |\n|---|---|---|---|---|---|---|\n"
+        "| preset, cut, codes | fidelity before → after | label floor | picked attacker before → after "
+        "| excess leakage | kept on request | no attacker exceeds (95 %) |\n|---|---|---|---|---|---|---|\n"
     )
     for path in paths:
         board = json.loads(path.read_text())
