@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efface.report import formats, words
+from efface.audit.result import AuditResult
+from efface.report import formats, view, words
 from efface.report.theme import LIGHT, PALETTE
 from sample_run import attribute, audit, bare_audit, full_audit
 
@@ -33,6 +34,35 @@ def test_highest_is_found_where_audit_json_lacks_it() -> None:
     found["attackers"].append({"name": "broken", "accuracy": None})
     assert words.highest(found) == {"attacker": "mlp", "accuracy": 0.531, "ci": [0.513, 0.548]}
     assert words.highest({**found, "attackers": []}) == found["best"]
+
+
+def test_the_ceiling_is_said_to_be_validation_s_pick_where_another_attacker_got_more() -> None:
+    before = "Before unlearning, the best attacker got 98.7 %."
+    more = [{"name": "resnet18", "accuracy": 0.987}, {"name": "mlp", "accuracy": 0.991}]
+    said = plain(" ".join(words.explanation("glasses", glasses(original_attackers=more), SETTING)))
+    assert f"{before} There too best means best on validation; mlp got 99.1 %." in said
+    same = plain(" ".join(words.explanation("glasses", glasses(original_attackers=more[:1]), SETTING)))
+    assert before in same
+    assert "There too" not in same
+
+
+def test_the_phases_count_every_second_once() -> None:
+    measured = audit()["phases"]
+    assert measured["train_s"] == pytest.approx(measured["train_original_s"] + measured["train_unlearned_s"])
+    whole = sum(measured[name] for name in ("read_s", "train_s", "audit_s", "report_s"))
+    assert view.phases(audit(), None)["total"] == formats.duration(whole)
+
+
+def test_the_summary_tells_what_is_certified_and_what_was_kept() -> None:
+    values = full_audit()
+    values["selectivity"]["columns"][0]["preserved"] = True
+    for found in values["attributes"].values():
+        found["highest"] |= {"excess_leakage": found["excess_leakage"]}
+    said = AuditResult.from_dict(values).summary()
+    assert "  certified: no attacker can exceed 0.534 with 95% confidence (assumptions: the report)" in said
+    assert said.count("certified:") == 1, "of the attribute that has a certificate"
+    assert "Kept on request, as shares of what the original told: hat 0.980 [" in said
+    assert "age" not in said.split("Kept on request")[1].splitlines()[0]
 
 
 def test_explanation_is_what_a_lawyer_reads() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.errors import AuditError, expected
+from efface.report.words import certified_bound, upwards
 
 SCHEMA_VERSION = "1.1"
 OPTIONAL = (
@@ -172,8 +173,12 @@ class AuditResult:
             lines.append(f"Fidelity on {self.data['target']}: {value}{before}   n = {fidelity['n']}")
         for name, found in self.attributes.items():
             lines += ["", *_attribute_lines(name, found, (self.controls or {}).get(name))]
-        for warning in self.warnings:
-            lines.append(f"Warning: {warning}")
+        columns = (self.selectivity or {"columns": ()})["columns"]
+        kept = [one for one in columns if one.get("preserved") and one["share"] is not None]
+        if kept:
+            shares = (f"{one['column']} {_with_interval(one['share']['value'], one['share']['ci'])}" for one in kept)
+            lines += ["", f"Kept on request, as shares of what the original told: {', '.join(shares)}"]
+        lines += [f"Warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
 
@@ -255,6 +260,11 @@ def _attribute_lines(name: str, found: Mapping[str, Any], controls: Mapping[str,
         lines.append(
             f"  told by target and kept columns alone ({', '.join(kept['columns'])}): "
             f"{_with_interval(kept['accuracy'], kept['ci'])}"
+        )
+    if certificate := found.get("certificate"):
+        bound, sure = upwards(certified_bound(certificate)), certificate["confidence"]
+        lines.append(
+            f"  certified: no attacker can exceed {bound:.3f} with {sure:.0%} confidence (assumptions: the report)"
         )
     if found["aum"] is not None:
         lines.append(f"  AUM {found['aum']:.3f} (ceiling {found['aum_ceiling']:.3f})")

@@ -24,10 +24,11 @@ from efface.report.formats import (
 PHASES = {
     "read_s": "Read data",
     "train_original_s": "Train original",
-    "train_s": "Unlearn",
+    "train_unlearned_s": "Unlearn",
     "audit_s": "Audit",
     "report_s": "Report",
 }
+"""Times that add up to the whole; ``train_s`` is the sum of both trainings."""
 PARTS = {
     "features_s": "of the audit: computing features",
     "attacks_s": "of the audit: attackers",
@@ -291,7 +292,13 @@ def references(attribute: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Label floor", percent(floors["label"]), "knowing the task answer and nothing else"),
     ]
     if is_number(attribute.get("original_best")):
-        rows.append(("Ceiling", percent(attribute["original_best"]), "best attacker on the original model"))
+        rows.append(
+            (
+                "Ceiling",
+                percent(attribute["original_best"]),
+                "validation’s pick of the attackers, on the original model",
+            )
+        )
     return rows
 
 

@@ -238,9 +238,14 @@ def _blind(floors: Mapping[str, Any], setting: Setting) -> str:
 
 
 def _before(attribute: Mapping[str, Any]) -> str:
-    if is_number(attribute.get("original_best")):
-        return f"Before unlearning, the best attacker got {percent(attribute['original_best'])}."
-    return "What the original model reveals was not measured."
+    best = attribute.get("original_best")
+    if not is_number(best):
+        return "What the original model reveals was not measured."
+    text = f"Before unlearning, the best attacker got {percent(best)}."
+    top = max(attribute.get("original_attackers") or (), key=lambda row: row["accuracy"], default=None)
+    if top is not None and percent(top["accuracy"]) != percent(best):
+        text += f" There too best means best on validation; {top['name']} got {percent(top['accuracy'])}."
+    return text
 
 
 def _images(n: object, setting: Setting) -> str:
