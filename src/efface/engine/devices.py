@@ -127,7 +127,7 @@ def distribute(fabric: Fabric, module: nn.Module) -> nn.Module:
 
 
 def _fabric() -> type[Fabric]:
-    """Return Fabric. Its import takes as long as torch's: most commands, and all that are refused, go without."""
+    """Return Fabric. Its import takes as long as torch's: commands that compute nothing go without."""
     from lightning_fabric import Fabric
 
     if not torch.cuda.is_available():

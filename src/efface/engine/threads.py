@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -23,8 +22,8 @@ def choose_threads(wanted: int | None, processes: int = 1) -> int:
     """Return the threads of each of so many processes on this machine.
 
     Args:
-        wanted: A number that was asked for; None: cores divided by processes, or 1 where other work holds a core; in
-            no case more than OMP_NUM_THREADS, where the user set that.
+        wanted: A number that was asked for; None: cores divided by processes, or 1 where other work holds a core; no
+            more than ``most_threads``.
         processes: That compute at the same time.
 
     Example:
@@ -34,7 +33,7 @@ def choose_threads(wanted: int | None, processes: int = 1) -> int:
     if wanted is not None:
         return wanted
     cores = len(cores_of_this_process())
-    share = min(max(1, cores // processes), _most())
+    share = min(max(1, cores // processes), most_threads())
     if share == 1:
         return 1
     others = load_of_others()
@@ -48,10 +47,14 @@ def choose_threads(wanted: int | None, processes: int = 1) -> int:
     return 1
 
 
-def _most() -> int:
-    """Return the user's OMP_NUM_THREADS; torchrun sets it to 1 for its processes, which is nobody's wish."""
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(given) if given.isdigit() and int(given) and "TORCHELASTIC_RUN_ID" not in os.environ else sys.maxsize
+def most_threads() -> int:
+    """Return the most threads of a process: its cores, or OMP_NUM_THREADS where the user set fewer.
+
+    torchrun sets that to 1 for its processes, which is nobody's wish.
+    """
+    cores, given = len(cores_of_this_process()), os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    wish = given.isdigit() and int(given) and "TORCHELASTIC_RUN_ID" not in os.environ
+    return min(cores, int(given)) if wish else cores
 
 
 def cores_of_this_process() -> set[int]:

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -185,7 +186,7 @@ class Leaderboard:
     pending: Sequence[Mapping[str, Any]]
     about: Mapping[str, Any]
 
-    @property
+    @cached_property
     def methods(self) -> list[dict[str, Any]]:
         """Means over seeds per method, with the least and the greatest; who leaks least is first.
 

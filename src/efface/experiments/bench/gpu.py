@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -22,7 +21,7 @@ from efface.engine.parallel.graphs import Pipeline
 from efface.engine.parallel.streams import Lane, streamed_step
 from efface.engine.schedules import SCHEDULES
 from efface.engine.stages import Stage
-from efface.engine.threads import cores_of_this_process
+from efface.engine.threads import cores_of_this_process, most_threads
 from efface.experiments.bench.plain import plain_seconds
 from efface.experiments.bench.sampling import Series, Variant, watched
 from efface.experiments.bench.workload import Load, noise, parts_of
@@ -79,9 +78,9 @@ class GpuBench:
         Every sample builds its variant and warms it up, so no round is thrown away.
         """
         load, peaks = replace(self.load.of(model), batch=batch), dict[str, float]()
-        titles = {name: f"{model}, batch {batch}: {name}" for name in names}
         variants = {
-            name: Variant(title, VARIANTS[name], partial(self._seconds, load, name)) for name, title in titles.items()
+            name: Variant(f"{model}, batch {batch}: {name}", VARIANTS[name], partial(self._seconds, load, name))
+            for name in names
         }
         series = {name: Series(variant) for name, variant in variants.items()}
         for turn, name in product(range(1, rounds + 1), names):
@@ -90,7 +89,7 @@ class GpuBench:
                 break
             if name not in variants:
                 continue
-            self.tell(f"Round {turn} of {rounds}: {titles[name]}")
+            self.tell(f"Round {turn} of {rounds}: {variants[name].name}")
             _reset_peak()
             try:
                 series[name].samples.append(watched(variants[name]))
@@ -169,7 +168,7 @@ def device() -> str:
 def steps_of(load: Load, data: AttributeDataset, name: str) -> tuple[Callable[[Batch], object], Iterator[Batch]]:
     """Return what makes a variant's step, and its batches without end."""
     config = EngineConfig.model_validate(
-        {"precision": load.precision, "device": device(), "batch_size": load.batch, "threads": _threads()}
+        {"precision": load.precision, "device": device(), "batch_size": load.batch, "threads": most_threads()}
     )
     fabric = make_fabric(config)
     parts = parts_of(load, data, blocks=name != "tuned")
@@ -246,10 +245,6 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
             if base is not None and name not in ("plain", "tuned", "end_to_end", "local_full"):
                 found[f"{name}_vs_end_to_end_{model}_{batch}"] = base["ms a step"] / row["ms a step"]
     return found
-
-
-def _threads() -> int:
-    return int(os.environ.get("OMP_NUM_THREADS", "0")) or len(cores_of_this_process())
 
 
 def _wait() -> None:

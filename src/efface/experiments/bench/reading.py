@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from efface.config import EngineConfig
 from efface.data.batches import Batches
 from efface.data.dataset import AttributeDataset
 from efface.engine import Job, fit
-from efface.engine.threads import cores_of_this_process
+from efface.engine.threads import cores_of_this_process, most_threads
 from efface.experiments.bench.apart import apart
 from efface.experiments.bench.sampling import Variant, alternate, watched
 from efface.experiments.bench.workload import Load, noise, parts_of, rows_of, step_seconds
@@ -98,7 +97,13 @@ def _epoch(load: Load, size: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="efface-bench-") as folder:
         data = stored_noise(size, load.size, Path(folder) / "images.npy")
         config = EngineConfig.model_validate(
-            {"epochs": 1, "batch_size": load.batch, "precision": load.precision, "device": "cpu", "threads": _threads()}
+            {
+                "epochs": 1,
+                "batch_size": load.batch,
+                "precision": load.precision,
+                "device": "cpu",
+                "threads": most_threads(),
+            }
         )
         before = anonymous_mb()
         history = fit(parts_of(load, data), data, config, Job(progress=False))
@@ -139,7 +144,3 @@ def anonymous_mb() -> float:
     except OSError:
         return 0.0
     return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
-
-
-def _threads() -> int:
-    return int(os.environ.get("OMP_NUM_THREADS", "0")) or len(cores_of_this_process())
