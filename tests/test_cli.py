@@ -111,6 +111,8 @@ def test_audit_json_keeps_its_contract(finished):
         assert {"original_best", "excess_leakage", "aum_ceiling"} <= set(entry)
     assert {"read_s", "train_s", "audit_s", "report_s", "peak_rss_mb"} <= set(audit["phases"])
     assert all(value > 0 for value in audit["phases"].values())
+    trainings = audit["phases"]["train_original_s"] + audit["phases"]["train_unlearned_s"]
+    assert audit["phases"]["train_s"] == pytest.approx(trainings, abs=1e-3)
 
 
 def test_the_unlearned_model_loads_into_the_original_architecture(finished):
@@ -350,6 +352,14 @@ def test_help_reads_like_documentation(verb):
 def test_import_is_light():
     heavy = ["matplotlib", "datasets", "timm", "optuna", "torch", "sklearn"]
     code = f"import sys, efface; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_command_that_computes_nothing_starts_without_what_computes():
+    """Each of these takes seconds to import; whoever misspells a setting should not wait for them."""
+    heavy = ["lightning_fabric", "sklearn", "timm", "torchvision", "torch._dynamo", "datasets", "optuna"]
+    code = f"import sys, efface.experiments.runner; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -115,13 +115,7 @@ def unlearn(
     chosen.check(config, data)
     job = Job(
         folder=Path(folder) if folder is not None else None,
-        fingerprint="|".join(
-            [
-                f"{type(chosen).__module__}.{type(chosen).__qualname__}",
-                _fingerprint(config, engine, at if auto_goal(at) is None else cuts, data, seed),
-                str(augment),
-            ]
-        ),
+        fingerprint=_fingerprint(chosen, config, engine, at if auto_goal(at) is None else cuts, data, augment, seed),
         seed=seed,
         resume=resume,
         progress=progress,
@@ -133,10 +127,17 @@ def unlearn(
 
 
 def _fingerprint(
-    config: MethodConfig, engine: EngineConfig, at: str | Sequence[str], data: AttributeDataset, seed: int
+    method: Method,
+    config: MethodConfig,
+    engine: EngineConfig,
+    at: str | Sequence[str],
+    data: AttributeDataset,
+    augment: tuple[bool, int],
+    seed: int,
 ) -> str:
-    roles = [data.target.name, *(column.name for column in data.attributes)]
-    return f"{config.model_dump_json()}|{engine.model_dump_json()}|{at}|{data.fingerprint}|{roles}|{seed}"
+    kind, roles = type(method), [data.target.name, *(column.name for column in data.attributes)]
+    settings = f"{config.model_dump_json()}|{engine.model_dump_json()}|{at}|{augment}|{seed}"
+    return f"{kind.__module__}.{kind.__qualname__}|{settings}|{data.fingerprint}|{roles}"
 
 
 __all__ = ["METHODS", "find_method", "unlearn"]

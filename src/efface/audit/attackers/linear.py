@@ -130,7 +130,7 @@ class Problem:
         """Return logits in float32.
 
         A row of the weight per class, as a linear layer has it: its gradient, a thin matrix, then comes out in rows,
-        7 to 24 times faster than in columns.
+        which takes 1/24 to 1/7 of the time of columns on an AMD processor with AVX2 (in bf16 1/5 to 1/3).
         """
         return F.linear(self.inputs, weight.to(self.inputs.dtype)).float() + bias
 
