@@ -5,7 +5,7 @@ from importlib import resources
 import pytest
 import yaml
 
-from efface.config import Config, MethodConfig, override
+from efface.config import CodeConfig, Config, MethodConfig, override
 from efface.errors import ConfigError, EffaceError
 from efface.experiments import find_config, presets
 from efface.experiments.variants import settled
@@ -103,8 +103,11 @@ def test_a_method_that_is_named_brings_the_settings_that_suit_it(tmp_path):
     suggested = find_method("quantised").suggested
     demo = find_config("toyfaces-smiling-glasses").method
     found = find_config("toyfaces-smiling-glasses", ["method.name=quantised"]).method
-    assert (found.target_weight, found.removal_weight, found.heads) == tuple(suggested.values())
-    assert (found.keep, found.input_weight) == (demo.keep, demo.input_weight)
+    of_code = suggested["code"]
+    assert {name: getattr(found, name) for name in suggested} == {**suggested, "code": CodeConfig(**of_code)}
+    assert (found.keep, found.preserve_weight) == (demo.keep, demo.preserve_weight)
+    coded = find_config("toyfaces-smiling-glasses", ["method.name=quantised", "method.code.levels=[2]"]).method.code
+    assert coded == CodeConfig(**{**of_code, "levels": (2,)}), "one setting of a section leaves the others that suit"
     # What a user sets wins, in a file and on the command line; so does what a preset was tuned to for its own method.
     changes = ["method.name=quantised", "method.target_weight=3"]
     assert find_config("toyfaces-smiling-glasses", changes).method.target_weight == 3

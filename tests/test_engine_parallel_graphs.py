@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import Net
-from efface.config import Config, EngineConfig, NarrowConfig
+from efface.config import CodeConfig, Config, EngineConfig, NarrowConfig
 from efface.data.batches import Batches
 from efface.engine import Job, loop
 from efface.engine.devices import device_for, make_fabric
@@ -21,9 +21,9 @@ from efface.engine.parallel import executor, graphs
 from efface.engine.parallel.graphs import Pipeline
 from efface.engine.stages import Part, Stage
 from efface.errors import ConfigError
-from efface.methods import Detachment, find_method
+from efface.methods import find_method
 from efface.objectives import Terms
-from parallel_helpers import CUTS, FAST, SMALL, assert_equal, few
+from parallel_helpers import CODED, CUTS, FAST, SMALL, assert_equal, few
 
 STILL = SMALL.model_copy(update={"heads": ("conv", "ridge"), "preserve": ("skin_tone",)})
 FIT = import_module("efface.engine.fit")  # the package has a function of this name
@@ -37,25 +37,9 @@ def train(faces, blocks, folder=None, resume=False, config=FAST):
     if folder is not None:
         folder.mkdir(exist_ok=True)
     job = Job(progress=False, seed=3, folder=folder, fingerprint="f", resume=resume)
-    history = Detachment().fit(model, few(faces), CUTS[blocks], STILL, config, job).history
+    method = CODED if blocks == 3 else STILL
+    history = find_method(method.name).fit(model, few(faces), CUTS[blocks], method, config, job).history
     return {name: value.clone() for name, value in model.state_dict().items()}, history.lines
-
-
-def assert_same(one, other):
-    """Nested states are equal to the bit."""
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for name, value in one.items():
-            assert_same(value, other[name])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for value, second in zip(one, other, strict=True):
-            assert_same(value, second)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
 
 
 @pytest.fixture
@@ -79,7 +63,7 @@ def test_weights_log_and_checkpoint_are_those_of_local(faces, blocks, tmp_path, 
     files = [next((tmp_path / name / "checkpoints").glob("*.pt")) for name in ("local", "graphs")]
     states = [torch.load(file) for file in files]
     assert states[0]["step"] == states[1]["step"] == 12
-    assert_same(states[0]["stages"], states[1]["stages"])
+    assert_equal(states[0]["stages"], states[1]["stages"])
 
 
 def test_a_training_that_stopped_goes_on(faces, tmp_path, replayed, monkeypatch):
@@ -133,7 +117,7 @@ EVERY = {"heads": ("conv", "pooled", "grid", "ridge")}
         ("detachment", EVERY | {"removal": "reversal", "keep": "features"}),
         ("detachment", EVERY | {"removal": "vclub", "variant": "paper"}),
         ("narrow", EVERY | {"narrow": NarrowConfig(channels=4)}),
-        ("quantised", {"heads": ("conv",)}),
+        ("quantised", {"heads": ("conv",), "code": CodeConfig(soften=0.5)}),
         ("adversarial", {"heads": ("conv",)}),
         ("maxent", {"heads": ("conv",)}),
         ("learning_not_to_learn", {"heads": ("conv",)}),
@@ -224,7 +208,7 @@ def test_rates_stay_where_a_graph_reads_them_and_checkpoints_are_as_any_other():
     for group in portable[0]["param_groups"]:
         assert isinstance(group.pop("lr"), float)
     without = [{name: value for name, value in group.items() if name != "lr"} for group in plain[0]["param_groups"]]
-    assert_same(portable[0]["param_groups"], without)
+    assert_equal(portable[0]["param_groups"], without)
     assert isinstance(places[0], torch.Tensor)
     assert stage.optimizer.param_groups[0]["lr"] is places[0]
 

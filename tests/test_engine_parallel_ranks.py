@@ -28,13 +28,14 @@ SAVING = FAST.model_copy(update={"checkpoint_every": 5})
 
 @pytest.fixture(scope="module")
 def local(faces, tmp_path_factory):
-    """Weights and log of ``local``, for so many blocks."""
+    """Weights, log and last checkpoint of ``local``, for so many blocks."""
 
     @functools.cache
     def trained(blocks):
         folder = tmp_path_factory.mktemp("local")
         weights, _ = train(faces, blocks, "local", folder, config=SAVING)
-        return weights, (folder / "metrics.jsonl").read_text()
+        state = torch.load(folder / "checkpoints" / "unlearned.pt", weights_only=True)
+        return weights, (folder / "metrics.jsonl").read_text(), state
 
     return trained
 
@@ -88,7 +89,7 @@ def run_ranks(world, function, folder):
 @pytest.mark.parametrize("blocks", [2, 3])
 def test_a_rank_per_block_gives_the_weights_of_local_to_the_bit(faces, local, tmp_path, blocks):
     """On every rank; log and checkpoint are written by the first, and a run goes on from them."""
-    wanted, log = local(blocks)
+    wanted, log, checkpoint = local(blocks)
     folder = tmp_path / "ranks"
     folder.mkdir()
 
@@ -100,10 +101,11 @@ def test_a_rank_per_block_gives_the_weights_of_local_to_the_bit(faces, local, tm
     assert (folder / "metrics.jsonl").read_text() == log
     state = torch.load(folder / "checkpoints" / "unlearned.pt", weights_only=True)
     assert (state["step"], len(state["stages"])) == (12, blocks)
+    assert_equal(state["stages"], checkpoint["stages"])
 
 
 def test_a_rank_that_dies_ends_the_others_and_the_run_goes_on_from_its_checkpoint(faces, local, tmp_path):
-    wanted, log = local(2)
+    wanted, log, _ = local(2)
     folder = tmp_path / "ranks"
     folder.mkdir()
 
@@ -228,13 +230,14 @@ def test_ranks_that_resume_from_different_steps_are_refused(faces, tmp_path):
 @pytest.mark.parametrize("blocks", [2, 3])
 def test_streams_give_the_weights_of_local(faces, local, tmp_path, blocks, monkeypatch):
     """Log and checkpoint too. Off the GPU the lanes have no streams: what remains is the order of all that is done."""
-    wanted, log = local(blocks)
+    wanted, log, _ = local(blocks)
     monkeypatch.setattr(importlib.import_module("efface.engine.fit"), "executor", lambda *_: streams.run)
     found, _ = train(faces, blocks, "local_parallel", tmp_path, config=SAVING)
     assert_equal(found, wanted)
     assert (tmp_path / "metrics.jsonl").read_text() == log
     state = torch.load(tmp_path / "checkpoints" / "unlearned.pt", weights_only=True)
     assert (state["step"], len(state["stages"])) == (12, blocks)
+    assert_equal(state["stages"], checkpoint["stages"])
 
 
 SCRIPT = """

@@ -238,6 +238,24 @@ def test_training_gives_the_gradient_of_the_rounded_numbers():
     assert layer.latest is None
 
 
+def test_rounding_sets_in_over_a_share_of_training():
+    torch.manual_seed(0)
+    features, layer = torch.randn(32, 6), Quantiser(shape=(6,), levels=(2, 3), width=8, soften=0.4).train()
+    with torch.no_grad():
+        position = layer._position(features)
+        centre = layer._centre(layer._index(position))
+        for progress, hardness in ((0.0, 0.0), (0.1, 0.25), (0.4, 1.0), (0.9, 1.0)):
+            layer.advance(progress)
+            expected = layer._lay_out(torch.lerp(position, centre, hardness))
+            assert torch.allclose(layer(features), expected, atol=1e-5)
+        layer.advance(0.0)
+        layer.eval()
+        assert torch.equal(layer(features), layer.table()[layer.codes(features)]), "what is released is always rounded"
+    assert "hardness" not in layer.state_dict()
+    layer.advance(1.0)
+    assert layer.hardness == 1
+
+
 def test_soft_assignments_are_distributions():
     torch.manual_seed(0)
     layer = Quantiser(shape=(6,), levels=(3, 4), width=8)

@@ -131,6 +131,7 @@ class CodeConfig(Section):
     levels: tuple[int, ...] = Field((2, 2, 2, 2, 2, 2), description="levels of each number; their product is M")
     width: Positive = Field(64, description="channels of the network that reads the features")
     table_weight: Weight = Field(1.0, description="on what the counted table of codes tells of z, beside the heads")
+    soften: float = Field(0.0, ge=0, lt=1, description="share of training over which rounding sets in; 0: none of it")
 
 
 class NarrowConfig(Section):
@@ -318,7 +319,8 @@ class Config(Section):
         if not self.method.preserve:
             for name in ("preserve", "preserve_weight"):
                 relevant["method"].pop(name)
-        for name, section in (("head_average", relevant["method"]), ("noise", relevant["method"]["narrow"])):
+        method = relevant["method"]
+        for name, section in (("head_average", method), ("noise", method["narrow"]), ("soften", method["code"])):
             if not section[name]:
                 section.pop(name)
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]

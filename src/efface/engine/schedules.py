@@ -74,6 +74,7 @@ def block_step(
         Figures, and the features for the next block, detached. The block's graph is freed with this call.
     """
     stage.settle()
+    stage.advance(progress)
     with fabric.autocast():
         features = stage.block(signal)
     metrics = _train_adversary(fabric, stage, features, batch)
@@ -102,6 +103,7 @@ def end_to_end_step(fabric: Fabric, stages: Sequence[Stage], batch: Batch, progr
     total = torch.zeros((), device=signal.device)
     for stage in stages:
         stage.settle()
+        stage.advance(progress)
         with fabric.autocast():
             signal = stage.block(signal)
         metrics |= _train_adversary(fabric, stage, signal, batch)

@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from efface.config import EngineConfig
 from efface.engine.devices import distribute
 from efface.engine.optim import build_optimizer, portable_state, set_rate
+from efface.heads.release import Release
+from efface.shapes import Progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -24,7 +26,7 @@ class Part:
     """What a method hands to the engine for one block.
 
     Attributes:
-        block: The part of the network.
+        block: The part of the network; layers that were put at the cut are told how far training is.
         objective: ``(features, batch, progress) -> Terms``; its own parameters learn with the block.
         adversary: ``(detached features, batch) -> Terms``, learns on its own, first; between steps ``settle(batches)``
             and ``restart(turn)``.
@@ -55,6 +57,7 @@ class Stage:
         self.config = config
         self._batches: int | None = None
         """How many batches the adversary has been given, where that has not been told to it yet."""
+        self._releases = [layer for layer in part.block.modules() if isinstance(layer, Release)]
         modules = [part.block, part.objective]
         self.optimizer = build_optimizer(modules, config, config.lr)
         adversary = [part.adversary] if part.adversary is not None else []
@@ -95,6 +98,11 @@ class Stage:
         for parameter in self.part.adversary.restart(turn):  # type: ignore[operator]
             self.adversary_optimizer.state.pop(parameter, None)
         _wait()
+
+    def advance(self, progress: Progress) -> None:
+        """Tell the layers that were put at the cut how far training is: at the beginning of the block's work."""
+        for layer in self._releases:
+            layer.advance(progress)
 
     def settle(self) -> None:
         """Let the adversary solve what it solves between steps: once per step, where the block's work is done."""

@@ -63,10 +63,10 @@ def suited(settings: Mapping[str, Any], name: str, others: Mapping[str, Any] = M
     """
     method, own = find_method(name), settings.get("name", MethodConfig().name)
     if own == name:
-        return {**method.suggested, **settings, "name": name}
+        return {**merged(method.suggested, settings), "name": name}
     theirs = find_method(own).suggested if own in METHODS.names() else {}
-    left = {key: value for key, value in settings.items() if key not in theirs}
-    found = {**merged(left, others), **method.suggested, "name": name}
+    left = _without(settings, theirs)
+    found = {**merged(merged(left, others), method.suggested), "name": name}
     if not method.preserves:
         found.pop("preserve", None)
     return found
@@ -84,6 +84,16 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         below = found.get(name)
         found[name] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return found
+
+
+def _without(settings: Mapping[str, Any], left_out: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings but those that others name, section by section."""
+    sections = {name for name, value in left_out.items() if isinstance(value, Mapping)}
+    return {
+        name: _without(value, left_out[name]) if name in sections and isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if name in sections or name not in left_out
+    }
 
 
 def _read(path: Path, overrides: Iterable[str]) -> Config:

@@ -1,7 +1,7 @@
 """Layers at the cut that release one integer per image: a finite scalar quantiser, and the task's own guess.
 
-Source: finite scalar quantisation, Mentzer et al. (2023); straight-through, Bengio et al. (2013). Ours: one code for
-the whole image instead of one per position, and bins of equal width.
+Source: finite scalar quantisation, Mentzer et al. (2023); straight-through, Bengio et al. (2013); from soft to
+hard, Agustsson et al. (2017). Ours: one code for the whole image instead of one per position, and bins of equal width.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from efface.errors import ConfigError, Problems, expected
 from efface.heads.classifier import TRUNKS
 from efface.heads.positions import from_positions, position_groups, size_of
 from efface.heads.release import CodedRelease
-from efface.shapes import Features, Labels
+from efface.shapes import Features, Labels, Progress
 
 CELLS = 16
 """Most groups of positions that a code's values are laid out over."""
@@ -34,6 +34,9 @@ class Quantiser(CodedRelease):
         shape: Shape of one sample's features.
         levels: Levels of each number; their product is M, the number of codes.
         width: Channels of the network that reads.
+        soften: Share of training over which rounding sets in; 0: from the first step. What is released moves from the
+            numbers themselves to their levels' centres meanwhile: numbers are sorted by the target before they are cut
+            at thresholds, where a few that are cut at random may stay so. Nothing but training knows of it.
 
     Attributes:
         latest: ``[B, M]`` assignment of the last training batch to the codes: one-hot, with the gradient of a soft
@@ -53,15 +56,17 @@ class Quantiser(CodedRelease):
 
     kind: ClassVar[str] = "quantiser"
 
-    def __init__(self, shape: Sequence[int], levels: Sequence[int], width: int = 64):
+    def __init__(self, shape: Sequence[int], levels: Sequence[int], width: int = 64, soften: float = 0.0):
         super().__init__(shape=list(shape), levels=list(levels), width=width)
         check_levels(levels)
+        self.soften = soften
         self.shape, self.levels, self.n_codes = tuple(shape), tuple(levels), math.prod(levels)
         channels, positions = size_of(shape)
         groups = position_groups(shape, channels * min(CELLS, positions))
         self.register_buffer("groups", groups)
         self.register_buffer("centres", _centres(levels))
         self.register_buffer("counts", torch.tensor(self.levels), persistent=False)
+        self.register_buffer("hardness", torch.ones(()), persistent=False)
         self.trunk = TRUNKS["conv"](shape, width)
         self.encode = nn.Linear(width, len(levels))
         # Standardised, each number starts in the middle of its levels: no level is empty from the beginning.
@@ -77,11 +82,18 @@ class Quantiser(CodedRelease):
             centre = self._centre(index)
             if self.training:
                 self.latest = self._assignment(position, index)
-                values = position + (centre - position).detach()
+                values = position + self.get_buffer("hardness") * (centre - position).detach()
             else:
                 # Exactly the centres: position + (centre − position) would carry rounding errors that tell more.
                 self.latest, values = None, centre
             return self._lay_out(values).to(features.dtype)
+
+    def advance(self, progress: Progress) -> None:
+        """Round as hard as is due at this share of training."""
+        share = progress / self.soften if self.soften else 1.0
+        # A tensor where a CUDA graph holds the step: its value changes from replay to replay.
+        hardness = self.get_buffer("hardness")
+        hardness.copy_(share.clamp(max=1)) if isinstance(share, Tensor) else hardness.fill_(min(1.0, share))
 
     @torch.no_grad()
     def codes(self, features: Features) -> Int[Tensor, " B"]:

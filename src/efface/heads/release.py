@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from efface.errors import CheckpointError
+from efface.shapes import Progress
 
 
 class Release(nn.Module):
@@ -29,6 +30,9 @@ class Release(nn.Module):
     def __init__(self, **made_from: Any):
         super().__init__()
         self.register_buffer("spec", pack({"kind": self.kind, **made_from}))
+
+    def advance(self, progress: Progress) -> None:
+        """Take note, before a training step, of the share of training that is done; most layers need not know."""
 
 
 class CodedRelease(Release):

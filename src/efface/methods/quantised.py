@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 from torch import nn
@@ -29,8 +30,15 @@ class Quantised(PenalisedMethod):
     sections: ClassVar[tuple[str, ...]] = ("code",)
 
     # The table knows best what the code tells: one trained head beside it is enough. A few bits must hold the target
-    # first, so it weighs more than where a whole map passes.
-    suggested: ClassVar[Mapping[str, object]] = {"target_weight": 24.0, "removal_weight": 48.0, "heads": ("conv",)}
+    # first, so it weighs more than where a whole map passes, and the picture less: it would have the bits for itself.
+    # Rounded from the first step, 2 or 3 codes may never learn the target (docs/methods/quantised.md).
+    suggested: ClassVar[Mapping[str, object]] = {
+        "input_weight": 0.001,
+        "target_weight": 24.0,
+        "removal_weight": 48.0,
+        "heads": ("conv",),
+        "code": {"soften": 0.3},
+    }
 
     def settings(self, config: MethodConfig) -> MethodConfig:
         """Turn off the closed-form head: few different features make its moments singular, and the table knows more."""
@@ -51,7 +59,8 @@ class Quantised(PenalisedMethod):
     def mount(self, model: nn.Module, at: Sequence[str], data: AttributeDataset, config: MethodConfig) -> None:
         """Put the quantiser at the first cut: what comes after is a function of its code."""
         code = config.code
-        insert(model, ordered(model, at)[0], data, lambda shape: Quantiser(shape, levels=code.levels, width=code.width))
+        layer = partial(Quantiser, levels=code.levels, width=code.width, soften=code.soften)
+        insert(model, ordered(model, at)[0], data, layer)
 
     def place(self, site: Site) -> Crew:
         """Return the detachment loss with heads, and with the table where the code is."""

@@ -109,7 +109,7 @@ def pack(parcel: Parcel, buffer: Tensor) -> None:
     batch, offset, fields = parcel.batch, HEAD, []
     for tensor in (parcel.signal, batch.pixels, batch.target, *batch.attributes.values()):
         extent = _extent(tensor)
-        if extent > max(1, tensor.numel()):  # a view with gaps
+        if extent != tensor.numel():  # a view with gaps, or one that shows the same numbers several times
             tensor = tensor.contiguous()
             extent = tensor.numel()
         end = offset + extent * tensor.element_size()

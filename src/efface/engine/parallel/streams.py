@@ -79,8 +79,10 @@ def run(training: Training) -> None:
     lanes = [Lane.on(device) for device in _devices(training)]
     _place(training.stages, [lane.device for lane in lanes])
     evaluate = training.evaluate and _at_home(training.evaluate, training.stages, lanes)
-    loop.run(replace(training, evaluate=evaluate), _step(training, lanes))
-    _place(training.stages, [training.fabric.device] * len(lanes))
+    try:
+        loop.run(replace(training, evaluate=evaluate), _step(training, lanes))
+    finally:
+        _place(training.stages, [training.fabric.device] * len(lanes))
 
 
 def _step(training: Training, lanes: Sequence[Lane]) -> Callable[..., Metrics]:
