@@ -148,22 +148,31 @@ def released(model, data):
 
 
 def test_a_single_adversary_looks_clean_in_training_and_leaks_to_a_fresh_attacker():
-    """Why this project exists. The head that trains along ends near guessing; a logistic regression is far above it."""
+    """Why this project exists. The head that trains along ends near guessing; a logistic regression is far above it.
+
+    The head is not blind: where nothing is removed, the same one finds the attribute.
+    """
     data = load_toyfaces(n=1500, size=32, seed=0, attributes=("glasses",))
-    torch.manual_seed(0)
-    model = Net()
-    config = MethodConfig(
-        name="adversarial", variant="paper", heads=("pooled",), head_width=16, removal_weight=5.0, warmup=0.3
-    )
-    engine = FAST.model_copy(update={"epochs": 10, "lr": 1e-2})
-    result = unlearn(model, data, "middle", method=config, engine=engine, progress=False, augment=(False, 0))
-    lines = [line["metrics"] for line in result.history.lines if line["split"] == "validation"]
-    in_training = float(np.mean([line["removal_accuracy/glasses"] for line in lines[-4:]]))
+
+    def trained(weight):
+        torch.manual_seed(0)
+        model = Net()
+        config = MethodConfig(
+            name="adversarial", variant="paper", heads=("conv",), head_width=16, removal_weight=weight, warmup=0.3
+        )
+        engine = FAST.model_copy(update={"epochs": 10, "lr": 1e-2})
+        result = unlearn(model, data, "middle", method=config, engine=engine, progress=False, augment=(False, 0))
+        lines = [line["metrics"] for line in result.history.lines if line["split"] == "validation"]
+        return model, float(np.mean([line["removal_accuracy/glasses"] for line in lines[-4:]]))
+
+    _, where_it_may_see = trained(0.0)
+    model, in_training = trained(2.0)
     seen = released(model, data)
     attacker = LogisticRegression(C=0.01, max_iter=500).fit(*seen["train"])
     z = seen["test"][1]
     majority = max(np.mean(z), 1 - np.mean(z))
-    assert in_training < majority + 0.1, "the training's own figure says: nearly guessing"
+    assert where_it_may_see > majority + 0.2, "the head can see the attribute"
+    assert in_training < majority + 0.06, "the training's own figure says: guessing"
     assert attacker.score(*seen["test"]) > majority + 0.15, "a fresh attacker says otherwise"
 
 

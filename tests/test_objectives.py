@@ -75,6 +75,25 @@ def test_the_heads_own_loss_reaches_every_head(faces, batch, features):
     assert all(p.grad is not None for p in removal.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize(
+    ("training", "target", "removal"),
+    [
+        ("cross_entropy", False, False),
+        ("contrastive", True, True),
+        ("contrastive_target", True, False),
+        ("contrastive_removal", False, True),
+    ],
+)
+def test_the_contrastive_loss_is_for_the_heads_of_either_side(faces, batch, features, training, target, removal):
+    """A head's projection is read by that loss alone."""
+    objective, heads = make(faces, training=training)
+    (objective(features, batch, 1.0).total + heads(features.detach(), batch).total).backward()
+    assert (objective.target_head.project.weight.grad is not None) == target
+    projections = [p for name, p in heads.named_parameters() if "project.weight" in name and p.requires_grad]
+    assert projections
+    assert all((p.grad is not None and bool(p.grad.any())) == removal for p in projections)
+
+
 def test_reversal_is_exactly_minus_lambda_times_the_heads_gradient(faces, batch, features):
     _, removal = make(faces, removal="reversal", heads=("conv",))
     removal.eval()

@@ -182,7 +182,9 @@ class MethodConfig(Section):
     keep: Literal["image", "features"] = Field(
         "image", description="what the decoder draws: the image, or the features as they were before unlearning"
     )
-    training: Literal["cross_entropy", "contrastive"] = Field("cross_entropy", description="how target heads learn")
+    training: Literal["cross_entropy", "contrastive", "contrastive_target", "contrastive_removal"] = Field(
+        "cross_entropy", description="how heads learn: by a supervised contrastive loss too, all or those of one side"
+    )
     temperature: float = Field(0.1, gt=0, description="of the supervised contrastive loss")
     entropy_weight: Weight = Field(0.1, description="of `learning_not_to_learn`: on the heads' entropy")
     mask: MaskConfig = MaskConfig()

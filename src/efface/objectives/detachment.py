@@ -119,7 +119,7 @@ class DetachmentObjective(nn.Module):
         loss = F.cross_entropy(logits, batch.target)
         prior = self.get_buffer("target_prior")
         metrics["target_bits"] = bits(information_lower_bound(logits.detach(), batch.target, prior))
-        if self.config.training == "contrastive":
+        if self.config.training in ("contrastive", "contrastive_target"):
             loss = loss + supervised_contrastive_loss(projection, batch.target, self.config.temperature)
         return loss
 

@@ -73,7 +73,7 @@ class RemovalHeads(nn.Module):
         metrics: dict[str, Tensor] = {}
         for name, prior, logits, projection, labels in self._read(features, batch, fixed=False):
             losses.append(cross_entropy_rate(logits, labels))
-            if self.config.training == "contrastive":
+            if self.config.training in ("contrastive", "contrastive_removal"):
                 losses.append(supervised_contrastive_loss(projection, labels, self.config.temperature))
             found = conditional_information_lower_bound(logits.detach(), labels, batch.target, prior)
             key = f"removal_bits/{name}"
