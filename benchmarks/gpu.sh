@@ -15,9 +15,10 @@ python=${PYTHON:-python3}
 export PYTHONPATH="src${SITE:+:$SITE}${PYTHONPATH:+:$PYTHONPATH}"
 limit=${SECONDS_IN_ALL:-570}
 
-"$python" benchmarks/gpu_needs.py ${CIFAR10:+--run}
-"$python" benchmarks/gpu_check.py "$out/check.json" || failed=1  # the figures below are worth having all the same
-"$python" -m efface bench gpu ${SMOKE:+--smoke} --minutes "${MINUTES:-3}" --out "$out/gpu.json"
+within() { timeout $((limit > SECONDS ? limit - SECONDS : 1)) "$@"; } # nothing here takes longer than what is left
+within "$python" benchmarks/gpu_needs.py ${CIFAR10:+--run}
+within "$python" benchmarks/gpu_check.py "$out/check.json" || failed=1 # the figures below are worth having all the same
+within "$python" -m efface bench gpu ${SMOKE:+--smoke} --minutes "${MINUTES:-3}" --out "$out/gpu.json"
 
 [ -n "${CIFAR10:-}" ] || exit "${failed:-0}"
 work=$(mktemp -d)

@@ -184,29 +184,35 @@ def steps_of(load: Load, data: AttributeDataset, name: str) -> tuple[Callable[[B
         if name == "compiled":
             stage.block.compile()
     batches = endless(Batches(data, "train", load.batch, fabric.device, augment=(True, 4)))
-    if name == "graphs":
-        return _rounds(Pipeline(fabric, stages, next(batches))), batches
-    if name == "streams":
-        lanes = [Lane.on(fabric.device) for _ in stages]
-        return lambda batch: streamed_step(lanes, fabric, stages, batch, PROGRESS), batches
-    schedule = SCHEDULES["local" if name.startswith(("local", "compiled")) else "end_to_end"]
     steps = count()
 
-    def step(batch: Batch) -> object:
+    def begin() -> None:
         number = next(steps)
         for stage in stages:
             stage.begin_step(number, STEPS, STEPS)
-        return schedule(fabric, stages, batch, PROGRESS)
+
+    if name == "graphs":
+        return _rounds(Pipeline(fabric, stages, next(batches)), begin), batches
+    if name == "streams":
+        lanes = [Lane.on(fabric.device) for _ in stages]
+        advance: Callable[..., object] = partial(streamed_step, lanes)
+    else:
+        advance = SCHEDULES["local" if name.startswith(("local", "compiled")) else "end_to_end"]
+
+    def step(batch: Batch) -> object:
+        begin()
+        return advance(fabric, stages, batch, PROGRESS)
 
     return step, batches
 
 
-def _rounds(pipeline: Pipeline) -> Callable[[Batch], object]:
+def _rounds(pipeline: Pipeline, begin: Callable[[], None]) -> Callable[[Batch], object]:
     """Return what makes a round of a pipeline at a fixed share of the training."""
     for place in pipeline.places:
         place.progress.fill_(PROGRESS)
 
     def advance(batch: Batch) -> object:
+        begin()
         pipeline.load(batch, step=0)
         return pipeline.advance()
 

@@ -98,7 +98,7 @@ BENCHES: Mapping[str, Bench] = {
         frozenset({"load", "rounds"}),
     ),
     "audit": Bench(
-        "seconds of the standard audit beside those of training, in whole runs of presets",
+        "seconds of a preset's own audit beside those of training, in whole runs",
         Settings(presets=("toyfaces-smiling-glasses",)),
         Settings(presets=("toyfaces-smiling-glasses",), overrides=TINY_RUN),
         lambda s, tell: bench_audit(s.presets, s.overrides, tell),
