@@ -26,7 +26,8 @@ def test_all_problems_are_told_at_once():
     assert "4 problems" in text
     assert "Unknown setting `engine.epoch`. Did you mean 'epochs'?" in text
     assert "`engine.batch_size`: input should be greater than or equal to 2, but got 0." in text
-    assert "`method.variant`: input should be 'conditional' or 'paper', but got 'both'." in text
+    assert "`method.variant`: input should be 'conditional', 'paper', 'conditional_decoder' or " in text
+    assert "but got 'both'." in text
     assert "Unknown setting `sead`. Did you mean 'seed'?" in text
 
 

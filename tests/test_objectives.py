@@ -7,6 +7,7 @@ from torch import nn
 from efface.config import MethodConfig
 from efface.data.batches import Batch, Batches
 from efface.errors import ConfigError
+from efface.heads import Head
 from efface.information import label_entropy
 from efface.methods.detachment import attribute_priors
 from efface.objectives import ClassifierObjective, DetachmentObjective, RemovalHeads, warmed
@@ -133,8 +134,27 @@ def test_weights_scale_their_terms(faces, batch, features):
 
 
 def test_the_decoder_is_told_the_attributes_only_when_conditional(faces):
-    assert make(faces, variant="conditional")[0].keeping.decoder.condition == (2, 2)
-    assert make(faces, variant="paper")[0].keeping.decoder.condition == ()
+    for variant, told in (
+        ("conditional", True),
+        ("paper", False),
+        ("conditional_decoder", True),
+        ("conditional_removal", False),
+    ):
+        assert make(faces, variant=variant)[0].keeping.decoder.condition == ((2, 2) if told else ())
+
+
+def test_the_heads_are_told_the_target_only_when_conditional(faces):
+    for variant, told in (
+        ("conditional", True),
+        ("paper", False),
+        ("conditional_removal", True),
+        ("conditional_decoder", False),
+    ):
+        objective, heads = make(faces, variant=variant)
+        priors = attribute_priors(faces, objective.config)["glasses"]
+        given = next(m.given for m in heads.modules() if isinstance(m, Head))
+        assert given == (faces.target.n_classes if told else 1)
+        assert bool((priors == priors[:1]).all()) != told
     assert make(faces, input_weight=0.0)[0].keeping is None
 
 

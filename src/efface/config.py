@@ -155,7 +155,9 @@ class MethodConfig(Section):
     """How attributes are unlearned. Weights multiply mutual information in nats per image (THEORY, claim 2)."""
 
     name: str = Field("detachment", description="`efface ls methods`")
-    variant: Literal["conditional", "paper"] = "conditional"
+    variant: Literal["conditional", "paper", "conditional_decoder", "conditional_removal"] = Field(
+        "conditional", description="what decoder and removal are told of the other labels: all, nothing, one of them"
+    )
     init: Literal["scratch", "original"] = Field("original", description="start from fresh or from trained weights")
     input_weight: Weight = Field(0.001, description="λ1, on I(h;x), or I(h;x|z) if conditional")
     target_weight: Weight = Field(1.0, description="λ2, on I(h;y)")
@@ -191,6 +193,16 @@ class MethodConfig(Section):
     code: CodeConfig = CodeConfig()
     eraser: EraserConfig = EraserConfig()
     narrow: NarrowConfig = NarrowConfig()
+
+    @property
+    def conditional_decoder(self) -> bool:
+        """Whether the decoder is told z, so that what the features hold beyond z is kept: I(h;x|z)."""
+        return self.variant in ("conditional", "conditional_decoder")
+
+    @property
+    def conditional_removal(self) -> bool:
+        """Whether the adversaries are told y, so that what they hold beyond y is removed: I(h;z|y)."""
+        return self.variant in ("conditional", "conditional_removal")
 
 
 class OtherMethodsConfig(MethodConfig):

@@ -94,9 +94,9 @@ def attribute_priors(data: AttributeDataset, config: MethodConfig) -> dict[str, 
     priors = {}
     for column in data.attributes:
         labels = torch.from_numpy(data.split_labels("train", column.name))
-        given = target if config.variant == "conditional" else torch.zeros_like(target)
+        given = target if config.conditional_removal else torch.zeros_like(target)
         table = prior_table(labels, given, column.n_classes, data.target.n_classes, smoothing=1.0)
-        priors[column.name] = table if config.variant == "conditional" else table[:1].expand_as(table).clone()
+        priors[column.name] = table if config.conditional_removal else table[:1].expand_as(table).clone()
     return priors
 
 

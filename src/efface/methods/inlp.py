@@ -30,7 +30,7 @@ class Inlp(PostHocMethod):
         inputs, target, labels = _gather(stream, reader)
         mean, spread = inputs.mean(0), inputs.std(0) + 1e-6
         standard = ((inputs - mean) / spread).astype(np.float32)
-        groups = sorted(set(target.tolist())) if stream.config.variant == "conditional" else [None]
+        groups = sorted(set(target.tolist())) if stream.config.conditional_removal else [None]
         basis = np.zeros((0, reader.size), np.float32)
         for turn in range(settings.rounds):
             for name in labels:

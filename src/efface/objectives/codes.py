@@ -57,7 +57,7 @@ class CodeHeads(RemovalHeads):
         assignment, weight = self._quantiser[0].latest, self.config.code.table_weight
         if assignment is None or not weight:
             return prices
-        given = batch.target if self.config.variant == "conditional" else torch.zeros_like(batch.target)
+        given = batch.target if self.config.conditional_removal else torch.zeros_like(batch.target)
         for number, name in enumerate(self.names):
             price = self._table_price(number, assignment, batch.attributes[name], given)
             prices[name] = prices[name] + weight * price

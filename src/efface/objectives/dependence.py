@@ -34,7 +34,7 @@ class DependencePenalty(RemovalHeads):
         """Return the normalised HSIC per attribute, a number without unit."""
         with torch.autocast(features.device.type, enabled=False):
             flat = as_map(features).flatten(1).float()
-            given = batch.target if self.config.variant == "conditional" else None
+            given = batch.target if self.config.conditional_removal else None
             return {name: normalised_hsic(flat, batch.attributes[name], given) for name in self.names}
 
 

@@ -75,7 +75,7 @@ class DetachmentObjective(nn.Module):
         super().__init__()
         self.config = config
         self.names = tuple(column.name for column in schema.attributes)
-        self.conditional = config.variant == "conditional"
+        self.conditional = config.conditional_decoder
         given = [column.n_classes for column in schema.attributes] if self.conditional else []
         self.keeping = build_keeping(feature_shape, image_shape, config, given, before)
         self.target_head = build_head("conv", feature_shape, schema.target.n_classes, config.head_width)

@@ -63,7 +63,7 @@ class RemovalHeads(nn.Module):
     @staticmethod
     def _build(kind: str, feature_shape: Sequence[int], prior: Float[Tensor, "Y A"], config: MethodConfig) -> nn.Module:
         given, classes = prior.shape
-        given = given if config.variant == "conditional" else 1
+        given = given if config.conditional_removal else 1
         return build_head(kind, feature_shape, classes, config.head_width, given)
 
     def forward(self, features: Features, batch: Batch) -> Terms:
@@ -96,7 +96,7 @@ class RemovalHeads(nn.Module):
             return confusion_loss(logits, conditional_prior(prior, target))
         if self.config.removal == "reversal":
             return conditional_information_lower_bound(logits, labels, target, prior)
-        return vclub_upper_bound(logits, labels, target if self.config.variant == "conditional" else None)
+        return vclub_upper_bound(logits, labels, target if self.config.conditional_removal else None)
 
     def _read(
         self, features: Features, batch: Batch, fixed: bool
