@@ -10,12 +10,15 @@ Drawn faces, a narrow ResNet-18, float32. The same lines train a real model: `ef
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from pathlib import Path
 
 import torch
 
 from efface.config import EngineConfig, MethodConfig
 from efface.data.toyfaces import load_toyfaces
+from efface.experiments.environment import describe
 from efface.methods import unlearn
 from efface.models import build
 
@@ -45,7 +48,9 @@ def alone(blocks: int) -> dict[str, torch.Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, choices=sorted(CUTS), default=2)
-    blocks = parser.parse_args().blocks
+    parser.add_argument("--out", type=Path, help="JSON file for what was found")
+    asked = parser.parse_args()
+    blocks = asked.blocks
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     mine = train("local_parallel", blocks)
     gathered: list[dict[str, torch.Tensor]] = [{} for _ in range(world)]
@@ -54,10 +59,21 @@ def main() -> None:
     if rank == 0:
         print(f"{world} ranks, {blocks} blocks, {world // blocks} replica(s): ", end="")
         print("all ranks have the same weights" if same else "THE RANKS DIFFER")
+        found = {
+            "ranks": world,
+            "blocks": blocks,
+            "replicas": world // blocks,
+            "ranks_equal": same,
+            "equals_local": None,
+        }
         if world == blocks:
             wanted = alone(blocks)
-            same &= all(torch.equal(wanted[name], mine[name]) for name in mine)
+            found["equals_local"] = all(torch.equal(wanted[name], mine[name]) for name in mine)
+            same &= bool(found["equals_local"])
             print("equal to `local` to the bit" if same else "NOT EQUAL to `local`")
+        if asked.out is not None:
+            asked.out.parent.mkdir(parents=True, exist_ok=True)
+            asked.out.write_text(json.dumps(found | describe(0), indent=1) + "\n")
     raise SystemExit(not same)
 
 
