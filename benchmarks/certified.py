@@ -19,6 +19,7 @@ ASKED: dict[str, dict[str, float]] = {
     "utkface-gender-race": {"points": 1.0, "excess": 0.02, "kept": 0.6, "certified": 2.5},
     "utkface-gender-race-layer2": {"points": 2.0, "excess": 0.1, "kept": 0.6},
     "celeba-smiling-male": {"points": 2.0, "excess": 0.1, "kept": 0.85, "certified": 5.0},
+    "celeba-smiling-male-bare": {"points": 1.0, "certified": 2.5},
     "cifar10-living-class": {"points": 1.0, "accuracy": 0.24, "aum": 0.86, "certified": 2.5},
     "toyfaces-smiling-glasses": {"points": 1.0, "certified": 2.5},
     "toyfaces-smiling-glasses-skin": {"points": 1.0, "kept": 0.4, "certified": 5.0},
