@@ -230,7 +230,7 @@ def test_ranks_that_resume_from_different_steps_are_refused(faces, tmp_path):
 @pytest.mark.parametrize("blocks", [2, 3])
 def test_streams_give_the_weights_of_local(faces, local, tmp_path, blocks, monkeypatch):
     """Log and checkpoint too. Off the GPU the lanes have no streams: what remains is the order of all that is done."""
-    wanted, log, _ = local(blocks)
+    wanted, log, checkpoint = local(blocks)
     monkeypatch.setattr(importlib.import_module("efface.engine.fit"), "executor", lambda *_: streams.run)
     found, _ = train(faces, blocks, "local_parallel", tmp_path, config=SAVING)
     assert_equal(found, wanted)
