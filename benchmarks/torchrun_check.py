@@ -3,6 +3,7 @@
 torchrun --nproc-per-node 2 benchmarks/torchrun_check.py             # 2 blocks, equal to the bit
 torchrun --nproc-per-node 4 benchmarks/torchrun_check.py --blocks 4  # 4 blocks, equal to the bit
 torchrun --nproc-per-node 4 benchmarks/torchrun_check.py             # 2 blocks of 2 replicas each, equal on all ranks
+... --out benchmarks/results/torchrun/NAME.json                      # writes what was found
 
 Drawn faces, a narrow ResNet-18, float32. The same lines train a real model: `efface.unlearn` needs no other call.
 """

@@ -10,7 +10,8 @@ from efface.errors import ConfigError
 from efface.heads import Head
 from efface.information import label_entropy
 from efface.methods.detachment import attribute_priors
-from efface.objectives import ClassifierObjective, DetachmentObjective, RemovalHeads, warmed
+from efface.objectives import ClassifierObjective, DetachmentObjective, RemovalHeads
+from efface.shapes import warmed
 
 SHAPE = (8, 8, 8)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -27,3 +28,15 @@ Scalar: TypeAlias = Float[Tensor, ""]
 """A loss or an estimate, in nats."""
 Progress: TypeAlias = float | Float[Tensor, ""]
 """A share of the training, 0 to 1, or a weight that follows from it; a float64 tensor where steps are replayed."""
+
+
+def warmed(progress: Progress, warmup: float) -> Progress:
+    """Return how far something is that sets in over ``warmup``, a share of training: linear from 0 to 1.
+
+    Example:
+        >>> warmed(0.05, 0.1), warmed(0.5, 0.1), warmed(0.0, 0.0)
+        (0.5, 1.0, 1.0)
+    """
+    if isinstance(progress, Tensor):
+        return (progress / warmup).clamp(max=1) if warmup else torch.ones_like(progress)
+    return 1.0 if progress >= warmup else progress / warmup

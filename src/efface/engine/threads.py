@@ -33,7 +33,7 @@ def choose_threads(wanted: int | None, processes: int = 1) -> int:
     if wanted is not None:
         return wanted
     cores = len(cores_of_this_process())
-    share = min(max(1, cores // processes), most_threads())
+    share = most_threads(processes)
     if share == 1:
         return 1
     others = load_of_others()
@@ -47,14 +47,14 @@ def choose_threads(wanted: int | None, processes: int = 1) -> int:
     return 1
 
 
-def most_threads() -> int:
-    """Return the most threads of a process: its cores, or OMP_NUM_THREADS where the user set fewer.
+def most_threads(processes: int = 1) -> int:
+    """Return the most threads of each of so many processes: its share of cores, or fewer by the user's OMP_NUM_THREADS.
 
     torchrun sets that to 1 for its processes, which is nobody's wish.
     """
-    cores, given = len(cores_of_this_process()), os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    share, given = len(cores_of_this_process()) // processes, os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     wish = given.isdigit() and int(given) and "TORCHELASTIC_RUN_ID" not in os.environ
-    return min(cores, int(given)) if wish else cores
+    return max(1, min(share, int(given)) if wish else share)
 
 
 def cores_of_this_process() -> set[int]:

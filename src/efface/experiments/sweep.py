@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from efface.audit.remembered import remembering
 from efface.audit.selectivity import least_kept
 from efface.engine.seeds import derive
-from efface.engine.threads import cores_of_this_process, most_threads
+from efface.engine.threads import most_threads
 from efface.errors import ConfigError, EffaceError, Problems, TrainingError, expected
 from efface.experiments.sweep_plan import Sweep
 
@@ -217,7 +217,7 @@ def _share(plan: Sweep, before: Mapping[str, float], workers: int) -> None:
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     quiet = replace(plan, progress=False)
-    with _threads(min(max(1, len(cores_of_this_process()) // workers), most_threads())):
+    with _threads(most_threads(workers)):
         processes = [context.Process(target=_worker, args=(quiet, before, n, theirs)) for n in range(workers)]
         for process in processes:
             process.start()

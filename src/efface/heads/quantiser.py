@@ -19,7 +19,7 @@ from efface.errors import ConfigError, Problems, expected
 from efface.heads.classifier import TRUNKS
 from efface.heads.positions import from_positions, position_groups, size_of
 from efface.heads.release import CodedRelease
-from efface.shapes import Features, Labels, Progress
+from efface.shapes import Features, Labels, Progress, warmed
 
 CELLS = 16
 """Most groups of positions that a code's values are laid out over."""
@@ -90,10 +90,7 @@ class Quantiser(CodedRelease):
 
     def advance(self, progress: Progress) -> None:
         """Round as hard as is due at this share of training."""
-        share = progress / self.soften if self.soften else 1.0
-        # A tensor where a CUDA graph holds the step: its value changes from replay to replay.
-        hardness = self.get_buffer("hardness")
-        hardness.copy_(share.clamp(max=1)) if isinstance(share, Tensor) else hardness.fill_(min(1.0, share))
+        self.get_buffer("hardness").fill_(warmed(progress, self.soften))
 
     @torch.no_grad()
     def codes(self, features: Features) -> Int[Tensor, " B"]:

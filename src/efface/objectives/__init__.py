@@ -1,6 +1,6 @@
 """Objectives: the λ algebra, the detachment loss and its adversaries. They return losses and never call backward."""
 
-from efface.objectives.detachment import ClassifierObjective, DetachmentObjective, SilentObjective, warmed
+from efface.objectives.detachment import ClassifierObjective, DetachmentObjective, SilentObjective
 from efface.objectives.removal import RIDGE, RemovalHeads
 from efface.objectives.terms import Terms
 from efface.objectives.weights import ObjectiveWeights
@@ -13,5 +13,4 @@ __all__ = [
     "RemovalHeads",
     "SilentObjective",
     "Terms",
-    "warmed",
 ]

@@ -15,11 +15,11 @@ from efface.config import MethodConfig
 from efface.data.batches import Batch
 from efface.data.schema import Schema
 from efface.heads.reversal import reverse_gradient
-from efface.objectives.detachment import DetachmentObjective, warmed, weighed
+from efface.objectives.detachment import DetachmentObjective, weighed
 from efface.objectives.entropy import EntropyHeads
 from efface.objectives.removal import RemovalHeads
 from efface.objectives.terms import Terms
-from efface.shapes import Features, Labels, Progress
+from efface.shapes import Features, Labels, Progress, warmed
 
 
 class AdversarialObjective(nn.Module):

@@ -28,19 +28,7 @@ from efface.information import (
 from efface.objectives.keeping import build_keeping
 from efface.objectives.removal import RemovalHeads
 from efface.objectives.terms import Terms
-from efface.shapes import Features, Progress, Scalar
-
-
-def warmed(progress: Progress, warmup: float) -> Progress:
-    """Return the share of the removal weight at this share of training: linear from 0 to 1 over ``warmup``.
-
-    Example:
-        >>> warmed(0.05, 0.1), warmed(0.5, 0.1), warmed(0.0, 0.0)
-        (0.5, 1.0, 1.0)
-    """
-    if isinstance(progress, Tensor):
-        return (progress / warmup).clamp(max=1) if warmup else torch.ones_like(progress)
-    return 1.0 if progress >= warmup else progress / warmup
+from efface.shapes import Features, Progress, Scalar, warmed
 
 
 def weighed(weight: Progress, loss: Scalar) -> Scalar:

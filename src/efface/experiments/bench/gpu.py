@@ -213,6 +213,8 @@ def _rounds(pipeline: Pipeline, begin: Callable[[], None]) -> Callable[[Batch], 
 
     def advance(batch: Batch) -> object:
         begin()
+        for stage in pipeline.stages:
+            stage.settle()  # not in the round: there a graph would hold it
         pipeline.load(batch, step=0)
         return pipeline.advance()
 
