@@ -10,9 +10,9 @@ from torch import nn
 
 from audit_helpers import SIZES, column, dataset, feature_set, network
 from efface.audit import AuditResult, audit
-from efface.audit.attack import Outcome, Outcomes
+from efface.audit.attack import Outcome, Outcomes, run_suite
 from efface.audit.attackers import Attacker, FittedAttacker, build_attacker
-from efface.audit.attribute import Settings, audit_attribute, reachable_floor, verdict, with_aum
+from efface.audit.attribute import Settings, audit_attribute, reachable_floor, unguessed, verdict, with_aum
 from efface.audit.controls import Controls
 from efface.audit.intervals import Resampling
 from efface.audit.metrics import aum
@@ -155,6 +155,48 @@ def test_an_attacker_that_is_blind_to_the_original_is_marked():
     assert entry["attackers"][0]["warning"] is None
     assert "learned nothing from the original model" in entry["attackers"][1]["warning"]
     assert entry["verdict"] == AT_FLOOR
+
+
+class Lucky(Stubborn):
+    """The same, and validation prefers its guesses."""
+
+    name = "lucky"
+
+    def fit(self, train, validation, budget):
+        constant = Constant(0)
+        constant.validation_accuracy = 1.0
+        return constant
+
+
+def rare(leak, seed=0):
+    """z that 1 of 8 people have, and features that make it more or less likely, seldom more than not."""
+    generator = np.random.default_rng(seed)
+    y, z = generator.integers(0, 2, N), (generator.random(N) < 0.125).astype(int)
+    features = generator.normal(size=(N, 6))
+    features[:, 0] += 6 * y
+    features[:, 1] += leak * z
+    return feature_set(features, y, z)
+
+
+def test_probabilities_that_tell_more_than_guesses_are_said_whoever_guesses_best():
+    settings = Settings(quick(), [Lucky(), build_attacker("linear")], "y")
+    entry = audit_attribute(rare(1.2), rare(4.0), column(2), settings)
+    assert entry["best"]["attacker"] == "lucky"
+    assert entry["verdict"] == AT_FLOOR
+    assert any("those of linear hold" in text and "beyond what the target tells" in text for text in entry["warnings"])
+    nothing = audit_attribute(rare(0.0), rare(4.0), column(2), settings)
+    assert nothing["verdict"] == AT_FLOOR
+    assert not any("beyond what the target tells" in text for text in nothing["warnings"])
+
+
+def test_noise_is_seldom_said_to_tell_anything():
+    """The best informed is picked on validation: its interval on the audited people is not the best of several."""
+    config = quick(resamples=300)
+    settings, said = Settings(config, [build_attacker(name) for name in ("linear", "least-squares")], "y"), 0
+    for seed in range(20):
+        found = run_suite(rare(0.0, seed), column(2), settings, "the model")
+        said += bool(unguessed(found.most_informed.attack))
+    assert said <= 3, "2.5 % of 20 are 0.5"
 
 
 def outcomes(*accuracies, n=1000, validation=None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from efface.audit.attackers import Attacker, Budget, FeatureView, FittedAttacker
 from efface.audit.attackers.ensemble import combine
@@ -141,11 +143,13 @@ class Outcome:
         attack: Its figures.
         correct: ``[S, n]``, a row per attacker seed.
         said: The logits behind them, or None.
+        likelihood: Mean log q(z|h,y) of the validation people, in nats; None without a main task.
     """
 
     attack: Attack
     correct: Bool[np.ndarray, "S n"]
     said: Said | None = None
+    likelihood: float | None = None
 
     @property
     def share(self) -> Float[np.ndarray, " n"]:
@@ -173,6 +177,11 @@ class Outcomes:
     def best(self) -> Outcome:
         """The attacker that validation picks."""
         return max(self.all, key=lambda outcome: outcome.attack.validation_accuracy)
+
+    @property
+    def most_informed(self) -> Outcome:
+        """The attacker that tells validation people the most likely; its guesses need not be the best."""
+        return max(self.all, key=lambda outcome: -math.inf if outcome.likelihood is None else outcome.likelihood)
 
     @property
     def highest(self) -> Outcome:
@@ -279,7 +288,8 @@ def combined(members: Sequence[Outcome], arena: Arena, settings: Settings) -> Ou
 def judge(effort: Effort, said: Said, arena: Arena, how: Resampling) -> Outcome:
     """Measure what an attacker said of the audited people."""
     target = None if arena.target is None else arena.target["audited"]
-    held_out = HeldOut(said.audited, arena.audited.labels, target, conditional(said, arena))
+    given = conditional(said, arena)
+    held_out = HeldOut(said.audited, arena.audited.labels, target, None if given is None else given.audited)
     found = measure(held_out, replace(how, resamples=min(how.resamples, RESAMPLES)))
     named = {
         "bits": found.bits,
@@ -297,18 +307,25 @@ def judge(effort: Effort, said: Said, arena: Arena, how: Resampling) -> Outcome:
         seeds=found.seeds,
         per_seed=tuple(float(share) for share in held_out.correct.mean(1)),
     )
-    return Outcome(attack, held_out.correct, said)
+    likelihood = None
+    if given is not None:
+        labels = arena.validation.labels.expand(len(given.validation), -1)
+        likelihood = -float(F.cross_entropy(given.validation.flatten(0, 1), labels.flatten()))
+    return Outcome(attack, held_out.correct, said, likelihood)
 
 
-def conditional(said: Said, arena: Arena) -> Float[Tensor, "S n A"] | None:
-    """Return logits of q(z|h,y) of the audited people, fitted on validation; None without a main task."""
+def conditional(said: Said, arena: Arena) -> Said | None:
+    """Return logits of q(z|h,y), fitted on validation; None without a main task."""
     if arena.target is None:
         return None
     train, validation, audited = (arena.target[role] for role in ("train", "validation", "audited"))
     targets = int(max(y.max() for y in (train, validation, audited))) + 1
     table = target_table(train.numpy(), arena.train.labels.numpy(), max(targets, 1), arena.train.classes)
     fits = [ConditionalProbe.fit(row, arena.validation.labels, validation, table) for row in said.validation]
-    return torch.stack([fit.logits(row, audited) for fit, row in zip(fits, said.audited, strict=True)])
+    return Said(
+        torch.stack([fit.logits(row, validation) for fit, row in zip(fits, said.validation, strict=True)]),
+        torch.stack([fit.logits(row, audited) for fit, row in zip(fits, said.audited, strict=True)]),
+    )
 
 
 def attack_seed(seed: int, column: str, attacker: str, number: int = 0) -> int:

@@ -68,7 +68,7 @@ def audit_attribute(
         "efficacy": metrics.efficacy(after.best.attack.accuracy, column.n_classes),
         "skipped": dict(after.skipped),
         "verdict": said,
-        "warnings": [*remarks, *(unguessed(after.best.attack) if said == AT_FLOOR else ())],
+        "warnings": [*remarks, *(unguessed(after.most_informed.attack) if said == AT_FLOOR else ())],
         "controls": {**controls.section, "original": _original(before, found)},
     }
 
@@ -111,17 +111,19 @@ def verdict(
     return AT_FLOOR
 
 
-def unguessed(best: Attack) -> list[str]:
+def unguessed(told: Attack) -> list[str]:
     """Say what the verdict at the floor does not: that probabilities may tell what no single guess shows.
 
-    Read off validation's pick alone, so that an interval is not the best of several.
+    Args:
+        told: The attacker that is best informed on validation: of one, so that its interval is not the best of several,
+            and not of the best guesser, which may know less.
     """
-    if best.conditional_bits is None or best.conditional_bits_ci is None or best.conditional_bits_ci[0] <= 0:
+    if told.conditional_bits is None or told.conditional_bits_ci is None or told.conditional_bits_ci[0] <= 0:
         return []
-    low, high = best.conditional_bits_ci
+    low, high = told.conditional_bits_ci
     return [
-        f"No guess beats the label floor by more than noise, but probabilities do: those of {best.name} hold "
-        f"{best.conditional_bits:.3f} bits ({low:.3f} to {high:.3f}) beyond what the target tells."
+        f"No guess beats the label floor by more than noise, but probabilities do: those of {told.name} hold "
+        f"{told.conditional_bits:.3f} bits ({low:.3f} to {high:.3f}) beyond what the target tells."
     ]
 
 
