@@ -165,6 +165,11 @@ def full_audit() -> dict[str, Any]:
         "other_layers": {"layer3": {"feature_shape": [256, 4, 4], "attributes": made["attributes"]}},
         "selectivity": {"columns": [survival("hat", 0.98), survival("age", None)], "median_share": 0.98,
                         "skipped": {"id": "3000 classes of at least 30 training people: too many to probe."}},
+        "numbers": {"skin tone": {
+            "attribute": "skin tone", "n": 2000, "value": figure(0.04), "original": figure(0.61),
+            "target": figure(0.01), "excess": figure(0.05), "regressors": {"ridge": 0.03, "mlp": 0.04, "trees": 0.02},
+            "picked": ["mlp", "ridge"],
+        }},
         "fairness": {"glasses": parity()},
         "training_people": {"glasses": {"attribute": "glasses", "difference": figure(-0.01), **{
             name: {**figure(0.53), "people": 1000} for name in ("own", "matched", "unseen")}}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,20 @@ def test_fields(data):
     assert batch.target.tolist() == [0, 1, 0, 1]
     assert list(batch.attributes) == ["z"]
     assert batch.attributes["z"].tolist() == data.labels["z"][50:54].tolist()
+
+
+def test_numbers_behind_attributes_travel_with_them(data):
+    """In the order of the rows, missing ones too; numbers of other columns stay where they are."""
+    values = np.where(np.arange(N) % 7 == 3, np.nan, np.arange(N) / 4)
+    told = replace(data, numbers={"z": values, "other": values})
+    for batch in (
+        next(iter(Batches(told, "train", 8, seed=2).epoch(1))),
+        next(iter(Batches(told, "test", 8).sequential())),
+    ):
+        places = [int(np.flatnonzero((data.images == one.numpy()).all((1, 2, 3)))[0]) for one in batch.pixels]
+        np.testing.assert_array_equal(batch.numbers["z"].numpy(), values[places].astype(np.float32))
+        assert list(batch.numbers) == ["z"]
+    assert next(iter(Batches(data, "test", 4).sequential())).numbers == {}
 
 
 def test_dtype_and_layout(data):

@@ -199,6 +199,10 @@ def measured(tmp_path, values, name="height"):
     return root
 
 
+def known_heights(heights):
+    return np.array([np.nan if height is None else height for height in heights])
+
+
 def test_decimals_are_cut_at_their_quantiles(tmp_path, read):
     heights = [None if i % 12 == 0 else round(1.5 + 0.01 * ((i * 37) % 60), 2) for i in range(60)]
     root = measured(tmp_path, heights)
@@ -207,6 +211,8 @@ def test_decimals_are_cut_at_their_quantiles(tmp_path, read):
     assert (codes[np.isnan(known)] == -1).all()
     sizes = np.bincount(codes[codes >= 0])
     assert (len(sizes), sizes.sum(), np.ptp(sizes)) == (4, 55, 1)
+    np.testing.assert_array_equal(data.numbers["stature"], known_heights(heights))
+    assert list(data.numbers) == ["stature"]
     # Ordered: nobody of a class is taller than anybody of the next; names are the spans.
     spans = [(known[codes == k].min(), known[codes == k].max()) for k in range(4)]
     assert all(a[1] < b[0] for a, b in pairwise(spans))

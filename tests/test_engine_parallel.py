@@ -226,7 +226,8 @@ def test_one_block_needs_no_other_process(net, faces):
 
 def batch_of(n=4):
     pixels = torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8)
-    return PassedBatch(pixels, torch.arange(n), {"a": torch.ones(n, dtype=torch.long)})
+    numbers = {"a": torch.linspace(0.5, 9.5, n)}
+    return PassedBatch(pixels, torch.arange(n), {"a": torch.ones(n, dtype=torch.long)}, numbers)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -249,6 +250,7 @@ def test_a_parcel_comes_out_as_it_went_in(dtype, layout):
     assert torch.equal(found.batch.pixels, batch.pixels)
     assert torch.equal(found.batch.images, batch.images)
     assert torch.equal(found.batch.attributes["a"], batch.attributes["a"])
+    assert torch.equal(found.batch.numbers["a"], batch.numbers["a"])
     assert found.randomness == b"state"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,10 +17,12 @@ from efface.data.schema import Column
 from efface.data.toyfaces import load_toyfaces
 from efface.heads import Head, build_head
 from efface.heads.reversal import reverse_gradient
+from efface.information.hsic import normalised_hsic
 from efface.methods import METHODS, unlearn
 from efface.methods.attention import AttributeClassifier, attention
 from efface.methods.detachment import attribute_priors
-from efface.methods.leace import Leace
+from efface.methods.inlp import Inlp
+from efface.methods.leace import Leace, concept, number_scales
 from efface.methods.posthoc import Stream
 from efface.models import split
 from efface.objectives.adversarial import AdversarialObjective
@@ -176,31 +178,117 @@ def test_a_single_adversary_looks_clean_in_training_and_leaks_to_a_fresh_attacke
     assert attacker.score(*seen["test"]) > majority + 0.15, "a fresh attacker says otherwise"
 
 
-# ---------------------------------------------------------------- continuous attributes, as bins
+# ---------------------------------------------------------------- continuous attributes: classes and the number itself
 
 
-def test_erasing_narrow_bins_erases_the_value_they_were_made_of(net, faces):
-    """A continuous attribute, the brightness of the upper half, in 12 bins: erasing these erases it."""
+def brightness(faces, bins, numbers=True):
+    """Faces whose attribute is the brightness of the upper half, cut into so many classes; and that number."""
     value = np.asarray(faces.images[:, :, :16]).mean((1, 2, 3))
-    edges = np.quantile(value[faces.rows("train")], np.arange(1, 12) / 12)
+    edges = np.quantile(value[faces.rows("train")], np.arange(1, bins) / bins)
     codes = np.searchsorted(edges, value)
-    column = Column.of("brightness", tuple(f"bin {i}" for i in range(12)), codes, dict(faces.splits))
+    column = Column.of("brightness", tuple(f"bin {i}" for i in range(bins)), codes, dict(faces.splits))
     schema = replace(faces.schema, attributes=(column,))
     data = replace(faces, labels={**faces.labels, "brightness": codes}, schema=schema)
-    config = MethodConfig(variant="paper", eraser=EraserConfig(dimensions=768))
-    block = split(net, "middle").blocks[0]
-    layer = Leace().learn(Stream(block, data, config, torch.device("cpu"), seed=0), (12, 8, 8)).double()
-    block.eval()
+    return replace(data, numbers={"brightness": value}) if numbers else data
+
+
+def correlations(net, method, data, variant="paper"):
+    """Largest correlation of the number with one feature of the train split, before and after; within y if asked."""
+    block = split(net, "middle").blocks[0].eval()
+    config = MethodConfig(variant=variant, eraser=EraserConfig(dimensions=768, rounds=3))
+    value = np.asarray(data.images[:, :, :16]).mean((1, 2, 3))
+    layer = method.learn(Stream(block, data, config, torch.device("cpu"), seed=0), (12, 8, 8)).double()
     with torch.no_grad():
         maps = torch.cat([block(batch.images) for batch in Batches(data, "train", 256).sequential()]).double()
-    v = torch.from_numpy(value[data.rows("train")])
+    v, y = torch.from_numpy(value[data.rows("train")]), torch.from_numpy(data.split_labels("train", data.target.name))
 
     def correlation(h):
-        h, centred = h.flatten(1) - h.flatten(1).mean(0), v - v.mean()
+        h = h.flatten(1)
+        if variant == "conditional":
+            groups = [y == one for one in y.unique()]
+            centred = sum(g[:, None] * (v - v[g].mean())[:, None] for g in groups)[:, 0]
+        else:
+            centred = v - v.mean()
+        h = h - h.mean(0)
         return float(((h.T @ centred) / (h.norm(dim=0) * centred.norm() + 1e-12)).abs().max())
 
-    assert correlation(maps) > 0.5
-    assert correlation(layer(maps)) < 0.2 * correlation(maps)
+    with torch.no_grad():
+        return correlation(maps), correlation(layer(maps))
+
+
+def test_erasing_narrow_classes_comes_near_to_erasing_the_number(net, faces):
+    before, after = correlations(net, Leace(), brightness(faces, 12, numbers=False))
+    assert before > 0.5
+    assert after < 0.2 * before
+
+
+@pytest.mark.parametrize("variant", ["paper", "conditional"])
+def test_leace_erases_the_number_itself_where_it_is_known(net, faces, variant):
+    """Of two wide classes much is left within a class; with the number nothing linear is, to rounding."""
+    _, classes_alone = correlations(net, Leace(), brightness(faces, 2, numbers=False), variant)
+    before, after = correlations(net, Leace(), brightness(faces, 2), variant)
+    assert classes_alone > 0.1
+    assert after < 1e-3 * before
+
+
+def test_inlp_takes_the_number_s_direction_too(net, faces):
+    """A round takes a direction per class, and one more: what the layer reads afterwards has no such least squares."""
+    block, data = split(net, "middle").blocks[0].eval(), brightness(faces, 2)
+    config = MethodConfig(variant="paper", eraser=EraserConfig(dimensions=48, rounds=1))
+    explained = []
+    for one in (brightness(faces, 2, numbers=False), data):
+        layer = Inlp().learn(Stream(block, one, config, torch.device("cpu"), seed=0), (12, 8, 8))
+        with torch.no_grad():
+            rows = [layer.read(layer(block(batch.images))) for batch in Batches(data, "train", 256).sequential()]
+        told, value = torch.cat(rows).double().numpy(), data.split_numbers("train", "brightness")
+        told = (told - told.mean(0)) / (told.std(0) + 1e-9)
+        explained.append((len(layer.right), Ridge(alpha=1.0).fit(told, value).score(told, value)))
+    assert [rank for rank, _ in explained] == [1, 2]
+    assert explained[1][1] < 0.95 * explained[0][1]
+
+
+def test_a_missing_number_is_the_mean(faces):
+    """The covariance that LEACE erases is that of the people whose number is known."""
+    data = brightness(faces, 2)
+    value = np.array(data.numbers["brightness"])
+    value[::3] = np.nan
+    data = replace(data, numbers={"brightness": value})
+    config = MethodConfig(variant="conditional")
+    scales, priors = number_scales(data, config), attribute_priors(data, config)
+    rows = torch.cat([concept(b, priors, scales) for b in Batches(data, "train", 256).sequential()])[:, -1].numpy()
+    known, y = ~np.isnan(data.split_numbers("train", "brightness")), data.split_labels("train", data.target.name)
+    assert (rows[~known] == 0).all()
+    assert rows[known].std() == pytest.approx(1, abs=1e-6)
+    for one in np.unique(y):
+        assert rows[known & (y == one)].mean() == pytest.approx(0, abs=1e-5)
+
+
+def test_hsic_of_a_number_sees_what_its_classes_hide():
+    """Features that tell the number within each class only: independent of the class, dependent on the number."""
+    torch.manual_seed(0)
+    z, within = torch.randint(0, 2, (400,)), torch.rand(400)
+    x = within[:, None]
+    numbers = z + within
+    assert abs(float(normalised_hsic(x, z))) < 0.02
+    assert float(normalised_hsic(x, z, numbers=numbers)) > 0.02
+    hidden = torch.where(torch.arange(400) % 4 == 0, torch.nan, numbers)
+    known = ~hidden.isnan()
+    torch.testing.assert_close(
+        normalised_hsic(x, z, numbers=hidden), normalised_hsic(x[known], z[known], numbers=numbers[known])
+    )
+
+
+def test_the_penalty_reads_numbers_where_a_batch_has_them(faces):
+    data = brightness(faces, 2)
+    config = MethodConfig(variant="paper")
+    penalty = DependencePenalty(SHAPE, attribute_priors(data, config), config)
+    batch = next(iter(Batches(data, "train", 64).sequential()))
+    features = batch.images[:, :1, ::4, ::4].expand(64, 8, 8, 8)
+    flat = features.flatten(1)
+    found = float(penalty.penalty(features, batch)["brightness"])
+    labels = batch.attributes["brightness"]
+    assert found == pytest.approx(float(normalised_hsic(flat, labels, numbers=batch.numbers["brightness"])), rel=1e-5)
+    assert abs(found - float(normalised_hsic(flat, labels))) > 1e-3
 
 
 # ---------------------------------------------------------------- cards

@@ -382,6 +382,7 @@ def test_everything_that_an_audit_may_hold_is_on_the_page(full: Path) -> None:
             "others",
             "attackers",
             "controls",
+            "numbers",
             "learning",
             "selectivity",
             "people",

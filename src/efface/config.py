@@ -270,7 +270,7 @@ class EngineConfig(Section):
         return graphs
 
 
-Beyond = Literal["selectivity", "fairness", "intersections", "recovery", "training_people", "learning_curve"]
+Beyond = Literal["selectivity", "fairness", "numbers", "intersections", "recovery", "training_people", "learning_curve"]
 """What an audit looks at beside the attackers' figures."""
 
 

@@ -157,6 +157,7 @@ def conclude(
         controls=found[at]["controls"],
         learning_curve=beyond.get("learning_curve"),
         selectivity=beyond.get("selectivity"),
+        numbers=beyond.get("numbers"),
         fairness=beyond.get("fairness"),
         training_people=beyond.get("training_people"),
         intersections=beyond.get("intersections"),

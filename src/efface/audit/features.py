@@ -50,6 +50,7 @@ class FeatureSet:
         logits: Per split, the model's own main-task logits; empty where there is no model that answers.
         layer: Where the features were taken.
         codes: Per split, a hash of each person's features; empty where the features of the first people all differ.
+        numbers: Per split and column, the numbers that classes were cut from, NaN where missing; of columns with any.
     """
 
     features: Mapping[str, StoredFeatures]
@@ -57,6 +58,7 @@ class FeatureSet:
     logits: Mapping[str, Float[Tensor, "n Y"]]
     layer: str = "features"
     codes: Mapping[str, Codes] = field(default_factory=dict)
+    numbers: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -249,7 +251,8 @@ class _Job:
         codes = {s: np.load(folder / f"{s}.codes.npy") for s in self.splits if (folder / f"{s}.codes.npy").exists()}
         columns = self.dataset.labels
         labels = {s: {name: self.dataset.split_labels(s, name) for name in columns} for s in self.splits}
-        return FeatureSet(features, labels, logits, layer, codes)
+        numbers = {s: {name: self.dataset.split_numbers(s, name) for name in self.dataset.numbers} for s in self.splits}
+        return FeatureSet(features, labels, logits, layer, codes, numbers)
 
 
 def forward(

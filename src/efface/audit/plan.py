@@ -16,10 +16,10 @@ SEEDS = {"full": 3}
 EPOCHS = {"quick": 6, "standard": 6}
 """Most epochs of an attacker, where ``epochs`` is not given; others: as ``AuditConfig`` says."""
 BEYOND = {
-    "custom": ("fairness",),
-    "quick": ("fairness",),
-    "standard": ("fairness", "selectivity", "training_people"),
-    "full": ("fairness", "selectivity", "training_people", "intersections", "recovery", "learning_curve"),
+    "custom": ("fairness", "numbers"),
+    "quick": ("fairness", "numbers"),
+    "standard": ("fairness", "selectivity", "numbers", "training_people"),
+    "full": ("fairness", "selectivity", "numbers", "training_people", "intersections", "recovery", "learning_curve"),
 }
 """What a suite looks at beside the attackers' figures."""
 

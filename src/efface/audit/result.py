@@ -17,6 +17,7 @@ OPTIONAL = (
     "controls",
     "learning_curve",
     "selectivity",
+    "numbers",
     "layers",
     "other_layers",
     "fairness",
@@ -52,6 +53,7 @@ class AuditResult:
         controls: Per attribute, what the suite makes of a planted leak, of shuffled labels, and of the original.
         learning_curve: Per attribute, accuracy by the number of training people.
         selectivity: Columns not asked for, as a share of the original's; or None, as all that follow.
+        numbers: Per attribute that is a number, cut into classes: the share of its variance that features explain.
         layers: Per attribute, leakage from the input to the logits.
         other_layers: Per further layer that was named, its attributes' entries.
         fairness: Per attribute, the task in its groups.
@@ -79,6 +81,7 @@ class AuditResult:
     controls: Mapping[str, Any] | None = None
     learning_curve: Mapping[str, Any] | None = None
     selectivity: Mapping[str, Any] | None = None
+    numbers: Mapping[str, Any] | None = None
     layers: Mapping[str, Any] | None = None
     other_layers: Mapping[str, Any] | None = None
     fairness: Mapping[str, Any] | None = None

@@ -19,6 +19,7 @@ from efface.audit.fairness import group_fidelity
 from efface.audit.features import FeatureSet
 from efface.audit.intersections import intersect, product_floors, suggested_pairs, with_intersection
 from efface.audit.learning import DOUBLINGS, best_single, learning_curve
+from efface.audit.numbers import REGRESSORS, explain
 from efface.audit.people import compare_training_people
 from efface.audit.probe import Probing, condense
 from efface.audit.progress import Bars
@@ -117,6 +118,20 @@ def _selectivity(inquiry: Inquiry) -> dict[str, Any]:
     return found.to_dict()
 
 
+def _numbers(inquiry: Inquiry) -> dict[str, Any]:
+    """Attributes that are numbers, cut into classes, read as numbers."""
+    subject, settings, sets = inquiry.subject, inquiry.settings, inquiry.condensed
+    asked = [column for column in subject.attributes if column.name in sets["model"].numbers.get(subject.split, ())]
+    if not asked:
+        return {}
+    tick = inquiry.shown.open("numbers behind classes", len(asked) * len(sets) * len(REGRESSORS))
+    target = None if subject.target is None else subject.target.name
+    return {
+        column.name: explain(sets, column, target, subject.split, settings.how, settings.seed, tick).to_dict()
+        for column in asked
+    }
+
+
 def _training_people(inquiry: Inquiry) -> dict[str, Any]:
     """Attackers that learned from people the encoder never saw."""
     subject = inquiry.subject
@@ -163,6 +178,7 @@ def _learning_curve(inquiry: Inquiry) -> dict[str, Any]:
 SECTIONS: Mapping[str, Callable[[Inquiry], dict[str, Any]]] = {
     "fairness": _fairness,
     "selectivity": _selectivity,
+    "numbers": _numbers,
     "training_people": _training_people,
     "intersections": _intersections,
     "learning_curve": _learning_curve,

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -36,12 +36,14 @@ class Batch:
         pixels: ``[B, C, H, W]`` uint8, the same images as 0 to 255.
         target: ``[B]`` class indices of the main task.
         attributes: ``{name: [B]}`` class indices, -1 where missing; of the columns to unlearn and to preserve.
+        numbers: ``{name: [B]}`` float32, NaN where missing; of the columns to unlearn whose classes are numbers, cut.
     """
 
     images: Images
     pixels: RawImages
     target: Labels
     attributes: Mapping[str, Labels]
+    numbers: Mapping[str, Float[Tensor, " B"]] = field(default_factory=dict)
 
     @property
     def raw01(self) -> Float[Tensor, "B C H W"]:
@@ -165,6 +167,8 @@ class Batches:
         schema = dataset.schema
         columns = [column.name for column in (schema.target, *schema.attributes, *schema.preserved)]
         self._labels = {name: torch.from_numpy(np.array(dataset.labels[name], np.int64)) for name in columns}
+        named = [column.name for column in schema.attributes if column.name in dataset.numbers]
+        self._numbers = {name: torch.from_numpy(np.array(dataset.numbers[name], np.float32)) for name in named}
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -219,7 +223,8 @@ class Batches:
         images = normalised(pixels, self.dtype, self.memory_format)
         index = torch.from_numpy(rows)
         labels = {name: sent(values[index], self.device) for name, values in self._labels.items()}
-        return Batch(images, pixels, labels.pop(self.dataset.target.name), labels)
+        numbers = {name: sent(values[index], self.device) for name, values in self._numbers.items()}
+        return Batch(images, pixels, labels.pop(self.dataset.target.name), labels, numbers)
 
 
 def _generator(seed: int, epoch: int, step: int) -> torch.Generator:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from efface.data.schema import MISSING, SPLITS, Column, Schema
 from efface.errors import ConfigError, DataError, Problems, did_you_mean, expected
@@ -24,6 +24,8 @@ class AttributeDataset:
         name: What the data set is called in reports.
         fingerprint: Hash of content, size and splits; keys caches.
         warnings: Counted remarks of the reader (duplicates, dropped rows), for the report.
+        numbers: ``{column: [N]}`` what columns were cut from whose classes are numbers, cut; NaN where missing. Methods
+            and figures that can take the number itself do.
     """
 
     images: UInt8[np.ndarray, "N C H W"]
@@ -33,6 +35,7 @@ class AttributeDataset:
     name: str = "dataset"
     fingerprint: str = ""
     warnings: tuple[str, ...] = ()
+    numbers: Mapping[str, Float[np.ndarray, " N"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,6 +65,10 @@ class AttributeDataset:
     def split_labels(self, split: str, column: str) -> Int[np.ndarray, " n"]:
         """Return a column's labels in a split."""
         return self.labels[column][self.rows(split)]
+
+    def split_numbers(self, split: str, column: str) -> Float[np.ndarray, " n"]:
+        """Return the numbers behind a column in a split, NaN where missing."""
+        return np.asarray(self.numbers[column], np.float64)[self.rows(split)]
 
     def preserving(self, names: Sequence[str]) -> AttributeDataset:
         """Return a copy whose batches carry these columns too, for a training that keeps them.

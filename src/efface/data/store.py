@@ -51,6 +51,7 @@ class Store:
         hashes: ``[N]`` 64-bit hash of the decoded pixels; 0 where unreadable.
         unreadable: Rows whose image can't be decoded.
         warnings: Counted remarks.
+        cut: ``{column: [N]}`` numbers that derived columns were cut from, NaN where missing.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Store:
     unreadable: Int[np.ndarray, " u"]
     warnings: tuple[str, ...] = ()
     numbers: Mapping[str, Float64[np.ndarray, " N"]] = field(default_factory=dict)
+    cut: Mapping[str, Float64[np.ndarray, " N"]] = field(default_factory=dict)
 
 
 def cache_folder(cache: Path | None = None) -> Path:

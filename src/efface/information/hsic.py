@@ -59,13 +59,20 @@ def hsic(k: Float[Tensor, "N N"], l: Float[Tensor, "N N"]) -> Scalar:  # noqa: E
     return (together + apart - crossed) / (n * (n - 3))
 
 
-def normalised_hsic(x: Float[Tensor, "N D"], z: Labels, given: Labels | None = None) -> Scalar:
+def normalised_hsic(
+    x: Float[Tensor, "N D"],
+    z: Labels,
+    given: Labels | None = None,
+    numbers: Float[Tensor, " N"] | None = None,
+) -> Scalar:
     """Return HSIC(h;z) / sqrt(HSIC(h;h)·HSIC(z;z)): about 0 for independent samples, 1 where one tells the other.
 
     Args:
         x: Features, flattened.
         z: Labels; -1 is missing.
         given: Target labels y: the mean over the classes of y, weighted by their samples. None: over all samples.
+        numbers: What the labels were cut from, NaN where missing: then the second kernel is a Gaussian one on these,
+            for which nearby numbers are alike.
 
     Returns:
         A number without unit; 0 where no class has enough samples of two labels.
@@ -75,16 +82,18 @@ def normalised_hsic(x: Float[Tensor, "N D"], z: Labels, given: Labels | None = N
         >>> round(float(normalised_hsic(z[:, None].float(), z)), 4)
         1.0
     """
-    known = z != MISSING
+    known = z != MISSING if numbers is None else ~numbers.isnan()
     y = torch.zeros_like(z) if given is None else given
     known = known & (y != MISSING)
     total, weight = x.sum() * 0, 0
     for value in y[known].unique():
         chosen = known & (y == value)
         count = int(chosen.sum())
-        if count < FEWEST or len(z[chosen].unique()) < 2:
+        told = (z if numbers is None else numbers)[chosen]
+        if count < FEWEST or len(told.unique()) < 2:
             continue
-        k, l = gaussian_kernel(x[chosen]), label_kernel(z[chosen])  # noqa: E741
+        k = gaussian_kernel(x[chosen])
+        l = label_kernel(told) if numbers is None else gaussian_kernel(told[:, None])  # noqa: E741
         scale = (hsic(k, k).clamp_min(1e-8) * hsic(l, l).clamp_min(1e-8)).sqrt()
         total, weight = total + count * hsic(k, l) / scale, weight + count
     return total / max(1, weight)

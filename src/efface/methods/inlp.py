@@ -15,7 +15,10 @@ from efface.methods.posthoc import PostHocMethod, Stream
 
 
 class Inlp(PostHocMethod):
-    """Source: Ravfogel et al. (2020), with logistic regression; directions of all rounds are projected out at once."""
+    """Source: Ravfogel et al. (2020), with logistic regression; directions of all rounds are projected out at once.
+
+    Of attributes that are numbers, cut into classes, each round also takes the direction of ridge regression.
+    """
 
     name: ClassVar[str] = "inlp"
     summary: ClassVar[str] = (
@@ -27,7 +30,7 @@ class Inlp(PostHocMethod):
         """Read the train split once, then alternate attributes, and classes of y in the conditional variant."""
         settings = stream.config.eraser
         reader = AffineEraser(shape, settings.dimensions, rank=1).to(stream.device)
-        inputs, target, labels = _gather(stream, reader)
+        inputs, target, labels, numbers = _gather(stream, reader)
         mean, spread = inputs.mean(0), inputs.std(0) + 1e-6
         standard = ((inputs - mean) / spread).astype(np.float32)
         groups = sorted(set(target.tolist())) if stream.config.conditional_removal else [None]
@@ -38,6 +41,8 @@ class Inlp(PostHocMethod):
                 if (group := groups[turn % len(groups)]) is not None:
                     chosen &= target == group
                 basis = _extend(basis, standard[chosen], labels[name][chosen], stream.seed)
+                if name in numbers:
+                    basis = _regress(basis, standard[chosen], numbers[name][chosen])
         layer = AffineEraser(shape, settings.dimensions, rank=len(basis))
         left = torch.from_numpy(np.ascontiguousarray((basis * spread).T.astype(np.float32)))
         right = torch.from_numpy((basis / spread).astype(np.float32))
@@ -45,14 +50,17 @@ class Inlp(PostHocMethod):
         return layer
 
 
-def _gather(stream: Stream, reader: AffineEraser) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Return what an eraser reads ``[n, S]``, the target and the attributes of the train split."""
+def _gather(
+    stream: Stream, reader: AffineEraser
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return what an eraser reads ``[n, S]``, the target, the attributes and their numbers, of the train split."""
     rows: list[np.ndarray] = []
     for features, _ in stream:
         rows.append(reader.read(features).float().cpu().numpy())
     data = stream.data
     labels = {column.name: data.split_labels("train", column.name) for column in data.attributes}
-    return np.concatenate(rows), data.split_labels("train", data.target.name), labels
+    numbers = {name: data.split_numbers("train", name) for name in labels if name in data.numbers}
+    return np.concatenate(rows), data.split_labels("train", data.target.name), labels, numbers
 
 
 def _extend(
@@ -71,6 +79,22 @@ def _extend(
         warnings.simplefilter("ignore", ConvergenceWarning)
         classifier.fit(left, labels)
     return _orthonormal(basis, classifier.coef_.astype(np.float32))
+
+
+def _regress(
+    basis: Float[np.ndarray, "R S"], inputs: Float[np.ndarray, "n S"], values: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "Q S"]:
+    """Regress numbers on what the basis leaves, and add the direction."""
+    from sklearn.linear_model import Ridge
+
+    known = ~np.isnan(values)
+    if len(basis) >= inputs.shape[1] or known.sum() < 2 or values[known].std() == 0:
+        return basis
+    left = inputs[known] - (inputs[known] @ basis.T) @ basis
+    scaled = (values[known] - values[known].mean()) / values[known].std()
+    # The penalty of the classifier's C = 1: that of one person.
+    ridge = Ridge(alpha=1.0).fit(left, scaled.astype(np.float32))
+    return _orthonormal(basis, ridge.coef_.astype(np.float32)[None])
 
 
 def _orthonormal(basis: Float[np.ndarray, "R S"], directions: Float[np.ndarray, "K S"]) -> Float[np.ndarray, "Q S"]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,12 +40,12 @@ class Leace(PostHocMethod):
             warnings.simplefilter("ignore", DeprecationWarning)  # it compiles with torch.jit.script as it is imported
             from concept_erasure import LeaceFitter
 
-        priors = attribute_priors(stream.data, stream.config)
-        labels = sum(prior.shape[1] for prior in priors.values())
+        priors, scales = attribute_priors(stream.data, stream.config), number_scales(stream.data, stream.config)
+        labels = sum(prior.shape[1] for prior in priors.values()) + len(scales)
         reader = AffineEraser(shape, stream.config.eraser.dimensions, rank=1).double().to(stream.device)
         fitter = LeaceFitter(reader.size, labels, device=stream.device, dtype=torch.float64)
         for features, batch in stream:
-            fitter.update(reader.read(features), concept(batch, priors))
+            fitter.update(reader.read(features), concept(batch, priors, scales))
         found = fitter.eraser
         layer = AffineEraser(shape, stream.config.eraser.dimensions, rank=found.proj_left.shape[1])
         assert found.bias is not None
@@ -80,11 +81,52 @@ class DetachmentLeace(Method):
         return replace(first, method=self.name, history=both(first.history, second.history))
 
 
-def concept(batch: Batch, priors: Mapping[str, Float[Tensor, "Y A"]]) -> Float[Tensor, "B Z"]:
-    """Return z − p(z|y) as one-hot rows, all attributes side by side.
+@dataclass(frozen=True)
+class NumberScale:
+    """What makes an attribute's numbers rows of the concept.
+
+    Attributes:
+        means: ``[Y]`` E[v|y] of the train split; E[v] in every place for the ``paper`` variant.
+        spread: Of v − E[v|y], in units of v.
+    """
+
+    means: Float[Tensor, " Y"]
+    spread: float
+
+
+def number_scales(data: AttributeDataset, config: MethodConfig) -> dict[str, NumberScale]:
+    """Return means and spread of the numbers behind each attribute that has any, on the train split."""
+    target, scales = data.split_labels("train", data.target.name), {}
+    given = target if config.conditional_removal else np.zeros_like(target)
+    for column in data.attributes:
+        if column.name not in data.numbers:
+            continue
+        values = data.split_numbers("train", column.name)
+        known = ~np.isnan(values) & (target >= 0)
+        counts = np.bincount(given[known], minlength=data.target.n_classes)
+        sums = np.bincount(given[known], values[known], minlength=data.target.n_classes)
+        overall = values[known].mean() if known.any() else 0.0
+        means = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
+        spread = float((values[known] - means[given[known]]).std()) if known.any() else 0.0
+        everywhere = means if config.conditional_removal else np.full_like(means, overall)
+        scales[column.name] = NumberScale(torch.from_numpy(everywhere), spread or 1.0)
+    return scales
+
+
+def concept(
+    batch: Batch,
+    priors: Mapping[str, Float[Tensor, "Y A"]],
+    scales: Mapping[str, NumberScale] | None = None,
+) -> Float[Tensor, "B Z"]:
+    """Return z − p(z|y) as one-hot rows, all attributes side by side; then v − E[v|y], for those that are numbers, cut.
 
     The rows of ``priors`` are equal in the ``paper`` variant: then it is z, but for a shift. An unknown label is 0, the
     mean: the covariance with the features is that of the known ones, times their share.
+
+    Args:
+        batch: Labels, numbers and targets.
+        priors: Per attribute.
+        scales: Of the numbers; those without are erased as classes alone.
     """
     columns = []
     for name, prior in priors.items():
@@ -92,7 +134,12 @@ def concept(batch: Batch, priors: Mapping[str, Float[Tensor, "Y A"]]) -> Float[T
         known = (labels >= 0) & (batch.target >= 0)
         rows = F.one_hot(labels.clamp_min(0), prior.shape[1]) - table[batch.target.clamp_min(0)]
         columns.append(rows * known[:, None])
+    for name, scale in (scales or {}).items():
+        values = batch.numbers[name].double()
+        means = scale.means.to(values.device)[batch.target.clamp_min(0)]
+        known = ~values.isnan() & (batch.target >= 0)
+        columns.append(torch.where(known, (values - means) / scale.spread, 0.0)[:, None])
     return torch.cat(columns, 1)
 
 
-__all__ = ["DetachmentLeace", "Leace", "concept"]
+__all__ = ["DetachmentLeace", "Leace", "NumberScale", "concept", "number_scales"]

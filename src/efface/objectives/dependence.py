@@ -35,7 +35,8 @@ class DependencePenalty(RemovalHeads):
         with torch.autocast(features.device.type, enabled=False):
             flat = as_map(features).flatten(1).float()
             given = batch.target if self.config.conditional_removal else None
-            return {name: normalised_hsic(flat, batch.attributes[name], given) for name in self.names}
+            numbers = batch.numbers
+            return {n: normalised_hsic(flat, batch.attributes[n], given, numbers.get(n)) for n in self.names}
 
 
 class DependenceObjective(DetachmentObjective):

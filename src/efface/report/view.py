@@ -35,6 +35,7 @@ PARTS = {
     "controls_s": "of the audit: controls",
     "layers_s": "of the audit: layer map",
     "selectivity_s": "of the audit: other columns",
+    "numbers_s": "of the audit: numbers behind classes",
     "fairness_s": "of the audit: groups",
     "intersections_s": "of the audit: pairs of attributes",
     "training_people_s": "of the audit: whom attackers learned from",

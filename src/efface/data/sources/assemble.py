@@ -76,6 +76,7 @@ def assemble(
         name=source.name,
         fingerprint=digest.hexdigest()[:20],
         warnings=(*warnings, *remarks),
+        numbers=store.cut,
     )
 
 

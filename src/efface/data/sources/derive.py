@@ -33,7 +33,7 @@ def with_derived(store: Store, derive: Mapping[str, DerivedColumn], problems: Pr
         DataError: An unknown column or class name, all classes or one name for both classes; all problems at once.
     """
     found = Problems(DataError) if problems is None else problems
-    labels, classes = dict(store.labels), dict(store.classes)
+    labels, classes, cut = dict(store.labels), dict(store.classes), dict(store.cut)
     for name, column in derive.items():
         if name in store.labels or name in store.refused:
             continue
@@ -42,9 +42,11 @@ def with_derived(store: Store, derive: Mapping[str, DerivedColumn], problems: Pr
             found.add(message)
         if not wrong:
             labels[name], classes[name] = _made(store, column)
+            if column.values is None and (numbers := numbers_of(store, column.of)) is not None:
+                cut[name] = numbers
     if problems is None:
         found.raise_if_any()
-    return replace(store, labels=labels, classes=classes)
+    return replace(store, labels=labels, classes=classes, cut=cut)
 
 
 def numbers_of(store: Store, name: str) -> Float64[np.ndarray, " N"] | None:

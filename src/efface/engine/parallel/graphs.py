@@ -19,7 +19,7 @@ from torch import Tensor
 
 from efface.data.batches import Batch
 from efface.engine import loop
-from efface.engine.parallel.parcels import PassedBatch
+from efface.engine.parallel.parcels import mapped, tensors_of
 from efface.engine.parallel.streams import Lane
 from efface.engine.parallel.worker import begin
 from efface.engine.schedules import Metrics, block_step
@@ -55,10 +55,8 @@ class Place:
     def take(self, signal: Tensor, batch: Batch) -> None:
         """Copy features and their batch here."""
         self.signal.copy_(signal, non_blocking=True)
-        self.batch.pixels.copy_(batch.pixels, non_blocking=True)
-        self.batch.target.copy_(batch.target, non_blocking=True)
-        for name, labels in self.batch.attributes.items():
-            labels.copy_(batch.attributes[name], non_blocking=True)
+        for room, found in zip(tensors_of(self.batch), tensors_of(batch), strict=True):
+            room.copy_(found, non_blocking=True)
         self.batch.__dict__.pop("images", None)  # made of the pixels that were here before
 
 
@@ -155,8 +153,7 @@ class Pipeline:
         """Room for every block's input, by a dry run that trains nothing."""
         places, signal = [], batch.images
         for stage in self.stages:
-            attributes = {name: labels.clone() for name, labels in batch.attributes.items()}
-            room = PassedBatch(batch.pixels.clone(), batch.target.clone(), attributes)
+            room = mapped(batch, torch.clone)
             progress = torch.zeros((), dtype=torch.float64, device=signal.device)
             places.append(Place(signal.detach().clone(), room, progress))
             with evaluating(stage.part.block), self.fabric.autocast():

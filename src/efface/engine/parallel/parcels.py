@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 import random
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,14 +47,32 @@ class Parcel:
 class PassedBatch(Batch):
     """A batch that came from another process: images are made from its pixels when somebody asks."""
 
-    def __init__(self, pixels: Tensor, target: Tensor, attributes: dict[str, Tensor]):
-        for name, value in (("pixels", pixels), ("target", target), ("attributes", attributes)):
+    def __init__(
+        self,
+        pixels: Tensor,
+        target: Tensor,
+        attributes: Mapping[str, Tensor],
+        numbers: Mapping[str, Tensor] | None = None,
+    ):
+        given = {"pixels": pixels, "target": target, "attributes": attributes, "numbers": numbers or {}}
+        for name, value in given.items():
             object.__setattr__(self, name, value)
 
     @cached_property
     def images(self) -> Tensor:
         """``[B, C, H, W]`` normalised, as ``Batches`` makes them."""
         return normalised(self.pixels)
+
+
+def mapped(batch: Batch, function: Callable[[Tensor], Tensor]) -> PassedBatch:
+    """Return a batch of what a function makes of each tensor; images are made from its pixels."""
+    labels, numbers = ({name: function(t) for name, t in part.items()} for part in (batch.attributes, batch.numbers))
+    return PassedBatch(function(batch.pixels), function(batch.target), labels, numbers)
+
+
+def tensors_of(batch: Batch) -> Iterator[Tensor]:
+    """Yield what travels with a batch: pixels, target, labels and numbers, in the order of their names."""
+    yield from (batch.pixels, batch.target, *batch.attributes.values(), *batch.numbers.values())
 
 
 def random_state() -> bytes:
@@ -84,7 +103,7 @@ def buffer_size(features: Tensor, batch: Batch, images: int) -> int:
         True
     """
     sizes = [features.numel() * max(4, features.element_size())]
-    sizes += [t.numel() * t.element_size() for t in (batch.pixels, batch.target, *batch.attributes.values())]
+    sizes += [t.numel() * t.element_size() for t in tensors_of(batch)]
     return HEAD + sum(_padded(math.ceil(size / len(batch)) * images) for size in sizes)
 
 
@@ -107,7 +126,7 @@ def pack(parcel: Parcel, buffer: Tensor) -> None:
         TrainingError: The buffer is too small: the features have another shape than in the dry run.
     """
     batch, offset, fields = parcel.batch, HEAD, []
-    for tensor in (parcel.signal, batch.pixels, batch.target, *batch.attributes.values()):
+    for tensor in (parcel.signal, *tensors_of(batch)):
         extent = _extent(tensor)
         if extent != tensor.numel():  # a view with gaps, or one that shows the same numbers several times
             tensor = tensor.contiguous()
@@ -121,7 +140,7 @@ def pack(parcel: Parcel, buffer: Tensor) -> None:
         fields.append((tensor.dtype, tuple(tensor.shape), tensor.stride(), offset, end))
         buffer[offset:end].view(tensor.dtype).as_strided(tensor.shape, tensor.stride()).copy_(tensor.detach())
         offset = _padded(end)
-    head = pickle.dumps((fields, tuple(batch.attributes), parcel.randomness))
+    head = pickle.dumps((fields, tuple(batch.attributes), tuple(batch.numbers), parcel.randomness))
     assert len(head) + 8 <= HEAD
     written = len(head).to_bytes(8, "little") + head
     buffer[: len(written)].copy_(torch.frombuffer(bytearray(written), dtype=torch.uint8))
@@ -130,10 +149,12 @@ def pack(parcel: Parcel, buffer: Tensor) -> None:
 def unpack(buffer: Tensor) -> Parcel:
     """Return the parcel in a buffer; its tensors are views of the buffer."""
     front = buffer[:HEAD].cpu().numpy().tobytes()
-    fields, names, randomness = pickle.loads(front[8 : 8 + int.from_bytes(front[:8], "little")])
+    fields, labelled, numbered, randomness = pickle.loads(front[8 : 8 + int.from_bytes(front[:8], "little")])
     tensors = [buffer[start:end].view(dtype).as_strided(shape, stride) for dtype, shape, stride, start, end in fields]
-    signal, pixels, target, *attributes = tensors
-    return Parcel(signal, PassedBatch(pixels, target, dict(zip(names, attributes, strict=True))), randomness)
+    signal, pixels, target, *others = tensors
+    labels = dict(zip(labelled, others[: len(labelled)], strict=True))
+    numbers = dict(zip(numbered, others[len(labelled) :], strict=True))
+    return Parcel(signal, PassedBatch(pixels, target, labels, numbers), randomness)
 
 
 def _extent(tensor: Tensor) -> int:

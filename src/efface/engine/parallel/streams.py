@@ -18,7 +18,7 @@ from torch import Tensor
 from efface.data.batches import Batch
 from efface.engine import loop
 from efface.engine.job import Evaluate
-from efface.engine.parallel.parcels import PassedBatch
+from efface.engine.parallel.parcels import mapped
 from efface.engine.schedules import Metrics, block_step
 from efface.engine.stages import Stage
 from efface.engine.training import Training
@@ -115,8 +115,7 @@ def _taken(lane: Lane, batch: Batch) -> Batch:
     """Return the batch for use on a lane; its images are made from the pixels where a later block asks for them."""
     if lane.stream is None:
         return batch
-    attributes = {name: lane.take(labels) for name, labels in batch.attributes.items()}
-    return PassedBatch(lane.take(batch.pixels), lane.take(batch.target), attributes)
+    return mapped(batch, lane.take)
 
 
 def _devices(training: Training) -> list[torch.device]:

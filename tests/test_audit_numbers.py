@@ -1,0 +1,92 @@
+"""Numbers behind classes: what regressors explain is known, and an audit tells it where there are numbers."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from audit_helpers import SIZES, column, dataset, feature_set, network, parts
+from efface.audit import audit
+from efface.audit.intervals import Resampling
+from efface.audit.numbers import REGRESSORS, explain
+from efface.config import AuditConfig
+from efface.errors import AuditError
+
+N = sum(SIZES)
+HOW = Resampling(resamples=300)
+
+
+def drawn(share=0.5, seed=0, missing=0, target=0.0):
+    """Eight features; the first tells this share of a number's variance beyond y; z is whether the number is above 0.
+
+    The number is the same whatever is told of it.
+    """
+    generator = np.random.default_rng(seed)
+    own, noise, y = generator.normal(size=N), generator.normal(size=(N, 8)), generator.integers(0, 2, N)
+    features = noise.copy()
+    features[:, 0] = np.sqrt(share) * own + np.sqrt(1 - share) * noise[:, 0]
+    features[:, 1] += 5 * target * (2 * y - 1)
+    value = own + target * (2 * y - 1)
+    found = feature_set(features, y, (value > 0).astype(np.int64))
+    value[generator.permutation(N)[:missing]] = np.nan
+    return replace(found, numbers={name: {"z": value[rows]} for name, rows in parts().items()})
+
+
+def test_the_share_of_the_variance_that_is_told_is_found():
+    told = []
+    found = explain({"model": drawn(0.4)}, column(2), "y", how=HOW, tick=lambda _, n: told.append(n))
+    assert found.value.value == pytest.approx(0.4, abs=0.05)
+    assert found.value.ci[0] < 0.4 < found.value.ci[1]
+    assert found.target.value == pytest.approx(0, abs=0.01)
+    assert (found.original, found.excess) == (None, None)
+    assert (found.n, sum(told)) == (SIZES[2], len(REGRESSORS))
+    assert list(found.regressors) == list(REGRESSORS)
+
+
+def test_features_that_tell_nothing_explain_nothing():
+    found = explain({"original": drawn(0.8), "model": drawn(0.0)}, column(2), "y", how=HOW)
+    assert found.value.value == pytest.approx(0, abs=0.02)
+    assert found.original.value == pytest.approx(0.8, abs=0.05)
+    assert found.excess.value < 0.03
+    assert found.excess.ci[0] == 0
+
+
+def test_what_is_bent_is_found_too():
+    """The features hold the number; its distance from 0 is asked for."""
+    bent = drawn(0.95)
+    numbers = {part: {"z": np.abs(values["z"])} for part, values in bent.numbers.items()}
+    found = explain({"model": replace(bent, numbers=numbers)}, column(2), "y", how=HOW)
+    assert found.regressors["ridge"] < 0.05
+    assert found.value.value > 0.4
+    assert found.picked[0] != "ridge"
+
+
+def test_what_the_target_tells_is_no_excess():
+    """Half of the variance is y's: knowing y alone explains it, with features or without."""
+    sets = {"original": drawn(0.9, target=1.0), "model": drawn(0.0, target=1.0)}
+    found = explain(sets, column(2), "y", how=HOW)
+    assert found.target.value == pytest.approx(0.5, abs=0.05)
+    assert found.excess.value == pytest.approx(0, abs=0.02)
+    assert explain({"original": sets["model"], "model": sets["model"]}, column(2), "y", how=HOW).excess is None
+
+
+def test_missing_numbers_are_left_out_and_few_are_an_error():
+    whole, part = (explain({"model": drawn(0.4, missing=n)}, column(2), None, how=HOW) for n in (0, 900))
+    assert part.n < whole.n
+    assert part.target is None
+    assert part.value.value == pytest.approx(whole.value.value, abs=0.08)
+    with pytest.raises(AuditError, match=r"people of the \w+ split have a number of 'z': too few"):
+        explain({"model": drawn(missing=N - 20)}, column(2), None, how=HOW)
+
+
+def test_an_audit_tells_it_where_there_are_numbers():
+    config = AuditConfig(attackers=("linear",), epochs=2, resamples=100, reconstruction=False, beyond=("numbers",))
+    data = dataset()
+    plain = audit(network(), data, "3", config=config, progress=False)
+    assert plain.numbers is None
+    numbered = replace(data, numbers={"z": np.where(data.labels["z"] < 0, np.nan, data.labels["z"] * 10.0)})
+    found = audit(network(), numbered, "3", original=network(1), config=config, progress=False)
+    assert set(json.loads(found.to_json())["numbers"]) == {"z"}
+    assert found.numbers["z"]["value"]["value"] > 0.3, "the upper half is brighter by z"
+    assert found.phases["numbers_s"] > 0
