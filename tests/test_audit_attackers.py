@@ -351,7 +351,8 @@ def test_the_best_epoch_has_the_best_accuracy_and_ties_go_to_the_loss():
     said = [3 * wrong, 2 * right, 1 * right, 5 * right, 9 * wrong]
     for epoch, logits in enumerate(said, 1):
         nn.init.constant_(network.weight, epoch)
-        best.update(epoch, network, logits, labels)
+        state = {name: value.clone() for name, value in network.state_dict().items()}
+        best.update(epoch, state, logits, labels)
     assert (best.epoch, best.accuracy, best.improved) == (4, 1.0, 4)
     assert float(best.state["weight"][0, 0]) == 4, "weights of that epoch, not of the last"
 

@@ -116,8 +116,8 @@ def test_finished_cells_are_kept_and_a_killed_one_is_made_again(finished, monkey
     audits = importlib.import_module("efface.audit.audit")  # `from efface.audit import audit` is the function
     extract = audits.extract_layers
     monkeypatch.setattr(audits, "extract_layers", lambda *given, **more: read_off.append(1) or extract(*given, **more))
-    run_suite, read = remembered.run_suite, remembered.read
-    monkeypatch.setattr(remembered, "read", lambda *given: probes.append(given[1].name) or read(*given))
+    run_suite, read = remembered.run_suite, remembered.read_many
+    monkeypatch.setattr(remembered, "read_many", lambda *given: probes.extend(c.name for c in given[1]) or read(*given))
     monkeypatch.setattr(remembered, "run_suite", lambda *given: attacks.append(given) or run_suite(*given))
     place = finished / "seed-0"
     kept, killed = place / "random_projection" / "cell.json", place / "task_bottleneck"

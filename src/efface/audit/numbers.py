@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
@@ -23,8 +23,10 @@ from efface.errors import AuditError
 
 RIDGES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """Penalties beside the mean squared error, in units of the features' variance."""
-AXES = 64
-"""Principal components that trees read."""
+MOST = 64
+"""Features that trees read."""
+LEAST = 1e-4
+"""Spread, in units of the common one, below which a feature is taken for constant."""
 FEWEST = 30
 """People of a split with a number, below which nothing is told."""
 REGRESSORS = ("ridge", "mlp", "trees")
@@ -138,77 +140,110 @@ class _Regressed:
 
 def _read(features: FeatureSet, name: str, split: str, seed: int, tick: Callable[[str, int], None]) -> _Regressed:
     """Fit every regressor on the training people; validation picks one."""
-    tables, truths = {}, {}
+    people, truths = {}, {}
     for part in ("train", "validation", split):
-        rows, truths[part] = _known(features, name, part)
-        if len(rows) < FEWEST:
-            raise AuditError(f"{len(rows)} people of the {part} split have a number of {name!r}: too few to regress.")
-        if part == "train" and len(rows) > PEOPLE:
-            kept = np.sort(np.random.default_rng(seed).permutation(len(rows))[:PEOPLE])
-            rows, truths[part] = rows[kept], truths[part][kept]
-        tables[part] = features.features[part].standardised(rows).flatten(1).numpy()
+        people[part], truths[part] = _known(features, name, part)
+        if len(people[part]) < FEWEST:
+            found = f"{len(people[part])} people of the {part} split have a number of {name!r}"
+            raise AuditError(f"{found}: too few to regress.")
+    if len(people["train"]) > PEOPLE:
+        kept = np.sort(np.random.default_rng(seed).permutation(len(people["train"]))[:PEOPLE])
+        people["train"], truths["train"] = people["train"][kept], truths["train"][kept]
+    raw = {part: features.features[part].read(rows).flatten(1).numpy() for part, rows in people.items()}
+    scales = _Scales.of(raw["train"])
+    inputs = {part: scales.inputs(table) for part, table in raw.items()}
     mean, spread = truths["train"].mean(), truths["train"].std() or 1.0
-    scaled = (truths["train"] - mean) / spread
-    wanted = (truths["validation"] - mean) / spread
+    scaled = {part: (truth - mean) / spread for part, truth in truths.items()}
+    low, high = scaled["train"].min(), scaled["train"].max()
     scores, best = {}, None
     for regressor, fit in (("ridge", _ridge), ("mlp", _mlp), ("trees", _trees)):
         tick(f"{regressor} regresses {name}", 1)
-        held_out, guesses = _judged(fit(tables["train"], scaled, seed), tables["validation"], wanted)
-        guess = mean + spread * guesses(tables[split])
+        candidates = list(fit(inputs["train"], scaled["train"], seed))
+        # Nobody guesses a number that no training person has: codes that were never seen would blow up a regression.
+        held_out = [_share(scaled["validation"], one(inputs["validation"]).clip(low, high)) for one in candidates]
+        place = int(np.argmax(held_out))
+        guess = mean + spread * candidates[place](inputs[split]).clip(low, high)
         scores[regressor] = _share(truths[split], guess)
-        if best is None or held_out > best[0]:
-            best = held_out, regressor, guess
+        if best is None or held_out[place] > best[0]:
+            best = held_out[place], regressor, guess
     assert best is not None
     return _Regressed(best[1], best[2], scores)
-
-
-def _judged(
-    candidates: Iterator[Callable[[Table], Guess]], table: Table, wanted: Guess
-) -> tuple[float, Callable[[Table], Guess]]:
-    """Return the candidate that validation prefers, with its R² there."""
-    scored = [(_share(wanted, candidate(table)), candidate) for candidate in candidates]
-    return max(scored, key=lambda pair: pair[0])
 
 
 def _share(truth: Guess, guess: Guess) -> float:
     return float(1 - np.square(truth - guess).mean() / max(truth.var(), 1e-300))
 
 
-def _ridge(table: Table, wanted: Guess, _seed: int) -> Iterator[Callable[[Table], Guess]]:
-    """Linear regression in float64, at every penalty."""
-    inputs = table.astype(np.float64)
-    centre = inputs.mean(0)
-    inputs -= centre
-    values, axes = np.linalg.eigh(inputs.T @ inputs / len(inputs))
-    projected = axes.T @ (inputs.T @ wanted / len(inputs))
-    for ridge in RIDGES:
-        weight = axes @ (projected / (np.maximum(values, 0) + ridge * max(values.mean(), 1e-12)))
-        bias = wanted.mean() - centre @ weight
-        yield lambda rows, weight=weight, bias=bias: rows.astype(np.float64) @ weight + bias  # type: ignore[misc]
+@dataclass(frozen=True)
+class _Inputs:
+    """Features about 0.
+
+    Attributes:
+        natural: In one common scale: what varies little stays little.
+        white: Each in units of its own spread: what hides in small directions shows; those of next to none are 0.
+    """
+
+    natural: Table
+    white: Table
 
 
-def _mlp(table: Table, wanted: Guess, seed: int) -> Iterator[Callable[[Table], Guess]]:
-    """A perceptron of one hidden layer; a tenth of the training people stops it."""
+@dataclass(frozen=True)
+class _Scales:
+    """Centre and spread of the training people's features."""
+
+    centre: Float32[np.ndarray, " K"]
+    spread: Float32[np.ndarray, " K"]
+
+    @classmethod
+    def of(cls, table: Table) -> _Scales:
+        return cls(table.mean(0), table.std(0))
+
+    def inputs(self, table: Table) -> _Inputs:
+        """Return features in both scales."""
+        centred = table - self.centre
+        common = max(float(np.sqrt(np.square(self.spread).mean())), 1e-12)
+        there = self.spread > LEAST * common
+        white = np.where(there, centred / np.where(there, self.spread, 1), 0)
+        return _Inputs((centred / common).astype(np.float32), white.astype(np.float32))
+
+
+Regressor: TypeAlias = Callable[[_Inputs], Guess]
+
+
+def _ridge(train: _Inputs, wanted: Guess, _seed: int) -> Iterator[Regressor]:
+    """Linear regression in float64, in both scales, at every penalty."""
+    for scale in ("white", "natural"):
+        table = getattr(train, scale).astype(np.float64)
+        values, axes = np.linalg.eigh(table.T @ table / len(table))
+        projected = axes.T @ (table.T @ wanted / len(table))
+        for ridge in RIDGES:
+            weight = axes @ (projected / (np.maximum(values, 0) + ridge * max(values.mean(), 1e-12)))
+            yield lambda inputs, weight=weight, scale=scale: getattr(inputs, scale).astype(np.float64) @ weight  # type: ignore[misc]
+
+
+def _mlp(train: _Inputs, wanted: Guess, seed: int) -> Iterator[Regressor]:
+    """Perceptrons of one hidden layer, weakly and strongly held back; a tenth of the training people stops each."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPRegressor
 
-    settings = {"alpha": 1e-2, "early_stopping": True, "max_iter": 40, "n_iter_no_change": 5}
-    fitted = MLPRegressor(hidden_layer_sizes=(64,), random_state=seed, **settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted.fit(table, wanted.astype(np.float32))
-    yield lambda rows: fitted.predict(rows).astype(np.float64)
+    for decay in (1e-2, 3.0):
+        settings = {"alpha": decay, "early_stopping": True, "max_iter": 40, "n_iter_no_change": 5, "random_state": seed}
+        fitted = MLPRegressor(hidden_layer_sizes=(64,), **settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted.fit(train.natural, wanted.astype(np.float32))
+        yield lambda inputs, fitted=fitted: fitted.predict(inputs.natural).astype(np.float64)  # type: ignore[misc]
 
 
-def _trees(table: Table, wanted: Guess, seed: int) -> Iterator[Callable[[Table], Guess]]:
-    """Boosted trees on principal components; a tenth of the training people stops them."""
+def _trees(train: _Inputs, wanted: Guess, seed: int) -> Iterator[Regressor]:
+    """Boosted trees on the features that go most with the number; a tenth of the training people stops them."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    centre = table.mean(0)
-    axes = np.linalg.eigh(np.cov((table - centre).T).reshape(table.shape[1], -1))[1][:, ::-1][:, :AXES]
+    together = np.abs(train.white.T.astype(np.float64) @ (wanted - wanted.mean()))
+    chosen = np.sort(np.argsort(-together, kind="stable")[:MOST])
     fitted = HistGradientBoostingRegressor(early_stopping=True, max_iter=200, max_leaf_nodes=15, random_state=seed)
-    fitted.fit((table - centre) @ axes, wanted)
-    yield lambda rows: fitted.predict((rows - centre) @ axes)
+    fitted.fit(train.natural[:, chosen], wanted)
+    yield lambda inputs: fitted.predict(inputs.natural[:, chosen])
 
 
 def _known(features: FeatureSet, name: str, split: str) -> tuple[Int[np.ndarray, " n"], Guess]:

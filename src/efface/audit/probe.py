@@ -7,7 +7,7 @@ features are pooled, then rotated to their leading principal components, once fo
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from efface.audit.attackers import Budget, FeatureView, build_attacker
+from efface.audit.attackers import Budget, FeatureView, FittedAttacker, build_attacker
+from efface.audit.attackers.mlp import PooledAttacker
+from efface.audit.attackers.together import fit_together
 from efface.audit.features import FeatureSet
 from efface.audit.figures import Figure
 from efface.audit.floors import joint_table
@@ -123,32 +125,81 @@ def read_views(
     train: FeatureView, validation: FeatureView, audited: FeatureView, probing: Probing, what: str
 ) -> Reading:
     """Train on some people, pick on others, read on yet others."""
+    people = some(_varied(train, what), probing.people, probing.seed)
+    fitted = {name: _fitted(name, [people], [validation], probing, what)[0] for name in probing.attackers}
+    return _reading(fitted, audited)
+
+
+def read_many(
+    features: FeatureSet, columns: Sequence[Column], probing: Probing, of: str = "the model"
+) -> list[Reading]:
+    """Read several columns as ``read`` does each; perceptrons of columns that the same people have are fitted together.
+
+    Args:
+        features: Usually condensed.
+        columns: Labels of these names are read.
+        probing: Who probes, and whom; ``len(columns) · probing.steps`` steps of its progress bar.
+        of: Whose features, for the progress bar.
+
+    Raises:
+        AuditError: A split has nobody whose label is known, or training people of one class only.
+    """
+    splits = ("train", "validation", probing.split)
+    views = [{name: view(features, column, name) for name in splits} for column in columns]
+    alike: dict[bytes, list[int]] = {}
+    for number, one in enumerate(views):
+        one["train"] = some(_varied(one["train"], columns[number].name), probing.people, probing.seed)
+        alike.setdefault(one["train"].rows.tobytes() + one["validation"].rows.tobytes(), []).append(number)
+    fits: list[dict[str, FittedAttacker]] = [{} for _ in columns]
+    for name in probing.attackers:
+        for numbers in alike.values():
+            people, judges = ([views[number][part] for number in numbers] for part in ("train", "validation"))
+            what = f"{len(numbers)} columns from {of}" if len(numbers) > 1 else f"{columns[numbers[0]].name} from {of}"
+            for number, found in zip(numbers, _fitted(name, people, judges, probing, what), strict=True):
+                fits[number][name] = found
+    return [_reading(found, one[probing.split]) for found, one in zip(fits, views, strict=True)]
+
+
+def _varied(train: FeatureView, what: str) -> FeatureView:
+    """Return training people, of two classes at least."""
     if len(train.labels.unique()) < 2:
         raise AuditError(f"Everybody who could be learned from is of one class: nothing can be probed ({what}).")
-    train, best = some(train, probing.people, probing.seed), None
-    for name in probing.attackers:
-        used, doing = 0, f"{name} probes {what}"
+    return train
 
-        def tick(doing: str = doing) -> None:
-            nonlocal used
-            used += 1
-            probing.tick(doing, 1)
 
-        # The same seed before and after: two readings of a column differ in the features only.
-        seed = zlib.crc32(f"{probing.seed} {name}".encode())
-        fitted = build_attacker(name).fit(
-            train, validation, Budget(epochs=probing.epochs, seed=seed, device=probing.device, tick=tick)
-        )
-        probing.tick(doing, max(0, probing.epochs - used))
-        if best is None or fitted.validation_accuracy > best[1].validation_accuracy:
-            best = name, fitted
-    assert best is not None
-    logits = best[1].predict_logits(audited)
+def _fitted(
+    name: str, train: Sequence[FeatureView], validation: Sequence[FeatureView], probing: Probing, what: str
+) -> list[FittedAttacker]:
+    """Fit an attacker to each column of the same people; perceptrons all at once."""
+    attacker, doing = build_attacker(name), f"{name} probes {what}"
+    # The same seed before and after: two readings of a column differ in the features only.
+    seed = zlib.crc32(f"{probing.seed} {name}".encode())
+    used = 0
+
+    def tick(columns: int = 1) -> None:
+        nonlocal used
+        used += columns
+        probing.tick(doing, columns)
+
+    budget = Budget(epochs=probing.epochs, seed=seed, device=probing.device, tick=tick)
+    fitted: list[FittedAttacker] = []
+    if isinstance(attacker, PooledAttacker) and len(train) > 1:
+        fitted += fit_together(attacker, train, validation, replace(budget, tick=lambda: tick(len(train))))
+    else:
+        fitted += [attacker.fit(*views, budget) for views in zip(train, validation, strict=True)]
+    probing.tick(doing, max(0, len(train) * probing.epochs - used))
+    return fitted
+
+
+def _reading(fitted: Mapping[str, FittedAttacker], audited: FeatureView) -> Reading:
+    """Read people by the attacker that validation picks."""
+    name, best = max(fitted.items(), key=lambda pair: pair[1].validation_accuracy)
+    logits = best.predict_logits(audited)
     labels = audited.labels.numpy()
     prior = joint_table(np.zeros_like(labels), labels, audited.classes)[-1]
     return Reading(
-        attacker=best[0],
-        validation_accuracy=best[1].validation_accuracy,
+        attacker=name,
+        validation_accuracy=best.validation_accuracy,
         labels=labels,
         correct=(logits.argmax(1) == audited.labels).numpy(),
         bits=pointwise_bits(logits, audited.labels, torch.from_numpy(prior[labels])),

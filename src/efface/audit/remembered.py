@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from efface.audit.attack import Outcomes, Settings, run_suite
 from efface.audit.features import FeatureSet
-from efface.audit.probe import Probing, Reading, read
+from efface.audit.probe import Probing, Reading, read_many
 from efface.data.schema import Column
 
 Found = TypeVar("Found")
@@ -41,19 +41,19 @@ def attack_original(original: FeatureSet, column: Column, settings: Settings) ->
     how = suite, settings.target, settings.seed, settings.seeds, settings.config.model_dump_json()
     epochs = settings.config.epochs * settings.seeds * len(settings.suite)
     return once(
-        lambda: _key(original, column, settings.config.split, how),
+        lambda: _key(original, [column], settings.config.split, how),
         lambda: run_suite(original, column, settings, "the original"),
         lambda: settings.tick(f"{column.name} was read from the original before", epochs),
     )
 
 
-def read_original(original: FeatureSet, column: Column, probing: Probing) -> Reading:
-    """Probe a column on the original's features, or return what the probe found before."""
+def read_original(original: FeatureSet, columns: Sequence[Column], probing: Probing) -> list[Reading]:
+    """Probe columns on the original's features, or return what the probe found of these before."""
     how = "probe", probing.attackers, probing.epochs, probing.people, probing.seed
     return once(
-        lambda: _key(original, column, probing.split, how),
-        lambda: read(original, column, probing, "the original"),
-        lambda: probing.tick(f"{column.name} was probed on the original before", probing.steps),
+        lambda: _key(original, columns, probing.split, how),
+        lambda: read_many(original, columns, probing, "the original"),
+        lambda: probing.tick("other columns were probed on the original before", len(columns) * probing.steps),
     )
 
 
@@ -71,14 +71,15 @@ def once(name: Callable[[], str | None], make: Callable[[], Found], tell: Callab
     return found
 
 
-def _key(original: FeatureSet, column: Column, split: str, how: object) -> str | None:
+def _key(original: FeatureSet, columns: Sequence[Column], split: str, how: object) -> str | None:
     """Name everything that the outcome depends on; None where the original has no answers to be known by."""
     if not original.logits:
         return None
+    known = [(column.name, column.classes) for column in columns]
     parts = [
         original.logits[split].contiguous().cpu().numpy().tobytes(),
-        *(original.labels[name][column.name].tobytes() for name in sorted(original.labels)),
-        repr((original.layer, original.shape, column.name, column.classes, how)).encode(),
+        *(original.labels[part][name].tobytes() for name, _ in known for part in sorted(original.labels)),
+        repr((original.layer, original.shape, known, how)).encode(),
     ]
     return hashlib.sha256(b"|".join(parts)).hexdigest()
 

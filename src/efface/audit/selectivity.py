@@ -18,7 +18,7 @@ from efface.audit.features import FeatureSet
 from efface.audit.figures import Figure
 from efface.audit.floors import entropy, joint_table
 from efface.audit.intervals import paired_interval
-from efface.audit.probe import Probing, Reading, plain, read, tools, with_labels
+from efface.audit.probe import Probing, Reading, plain, read_many, tools, with_labels
 from efface.audit.remembered import read_original
 from efface.data.schema import MISSING, Column
 
@@ -130,7 +130,8 @@ def selectivity(
         probing: Who probes, and whom; ``2 · len(columns) · probing.steps`` steps of its progress bar.
     """
     probing = probing or Probing()
-    found, skipped = [], {}
+    asked: list[tuple[Column, SplitLabels, str | None]] = []
+    skipped = {}
     for column in columns:
         labels = {split: features.labels[split][column.name] for split in features.features}
         coarse, why = coarsened(column, labels, probing.split)
@@ -138,11 +139,14 @@ def selectivity(
             skipped[column.name] = why
             probing.tick(f"{column.name} is left out", 2 * probing.steps)
             continue
-        chosen, codes = coarse
-        after = read(with_labels(features, column.name, codes), chosen, probing)
-        before = read_original(with_labels(original, column.name, codes), chosen, probing)
-        told = overlap(features, codes[probing.split], attributes, probing.split, chosen.n_classes)
-        kept = survival(after, before, chosen, told, probing, why or None)
+        asked.append((*coarse, why or None))
+        features, original = (with_labels(one, column.name, coarse[1]) for one in (features, original))
+    probed = [column for column, *_ in asked]
+    readings = read_many(features, probed, probing), read_original(original, probed, probing)
+    found = []
+    for (column, codes, note), after, before in zip(asked, *readings, strict=True):
+        told = overlap(features, codes[probing.split], attributes, probing.split, column.n_classes)
+        kept = survival(after, before, column, told, probing, note)
         found.append(replace(kept, preserved=column.name in preserved))
     return Selectivity(tuple(found), skipped)
 

@@ -98,7 +98,8 @@ class NetworkAttacker(Attacker):
         size = batch_size(len(train), budget.batch_size)
         steps = len(train) // size
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(2.0, MEMORY * steps)))
-        best, patience, step = Best(copy.deepcopy(network.state_dict())), max(4, (budget.epochs + 1) // 2), 0
+        patience, step = max(4, (budget.epochs + 1) // 2), 0
+        best = self.begin(network, patience)
         for epoch in range(1, budget.epochs + 1):
             network.train()
             for people in shuffled(len(train), size):
@@ -109,9 +110,8 @@ class NetworkAttacker(Attacker):
                 average.update_parameters(network)
                 step += 1
             self._settle(average.module, train, size, budget.device)
-            best.update(
-                epoch, average.module, self.logits(average.module, validation, budget.device), validation.labels
-            )
+            logits = self.logits(average.module, validation, budget.device)
+            best.update(epoch, copy.deepcopy(average.module.state_dict()), logits, validation.labels)
             budget.tick()
             if epoch - best.improved >= patience:
                 break
@@ -153,11 +153,19 @@ class NetworkAttacker(Attacker):
             inputs, others = torch.lerp(inputs[order], inputs, share), labels[order]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision and has_fast_bfloat16()):
             logits = network(inputs).float()
-        return share * F.cross_entropy(logits, labels) + (1 - share) * F.cross_entropy(logits, others)
+        return share * self.criterion(logits, labels) + (1 - share) * self.criterion(logits, others)
+
+    def criterion(self, logits: Tensor, labels: Tensor) -> Float[Tensor, ""]:
+        """Return the loss of a batch: the mean cross-entropy, in nats."""
+        return F.cross_entropy(logits, labels)
+
+    def begin(self, network: nn.Module, patience: int) -> Best:
+        """Return where the best epoch is noted; training ends after so many epochs without a better figure."""
+        return Best(copy.deepcopy(network.state_dict()))
 
     @torch.no_grad()
-    def logits(self, network: nn.Module, view: FeatureView, device: torch.device) -> Logits:
-        """Return logits, on the CPU."""
+    def logits(self, network: nn.Module, view: FeatureView, device: torch.device) -> Float[Tensor, "n A *K"]:
+        """Return what the network says, on the CPU: logits."""
         network.eval()
         parts = []
         for people in torch.arange(len(view)).split(READ):
@@ -186,8 +194,8 @@ class Best:
     lowest: float = math.inf
     improved: int = 0
 
-    def update(self, epoch: int, network: nn.Module, logits: Logits, labels: Labels) -> None:
-        """Note one epoch's figures on validation."""
+    def update(self, epoch: int, state: dict[str, Tensor], logits: Logits, labels: Labels) -> None:
+        """Note one epoch's figures on validation, and its weights, which nobody changes afterwards."""
         accuracy = float((logits.argmax(1) == labels).double().mean())
         loss = float(F.cross_entropy(logits, labels))
         if accuracy > self.accuracy or loss < self.lowest:
@@ -195,7 +203,7 @@ class Best:
         self.lowest = min(self.lowest, loss)
         if (accuracy, -loss) > (self.accuracy, -self.loss):
             self.accuracy, self.loss, self.epoch = accuracy, loss, epoch
-            self.state = copy.deepcopy(network.state_dict())
+            self.state = state
 
 
 class FittedNetwork(FittedAttacker):
