@@ -9,13 +9,15 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from efface.shapes import Labels, Logits
 
 TINY = 1e-9
+FEW_SCORES = 512
+"""Different scores up to which people are counted by a matrix product: a release that is a finite code has few."""
 
 
 def efficacy(accuracy: float, classes: int) -> float:
@@ -152,12 +154,39 @@ def _one_auc(
     """One class against the rest: the share of pairs in the right order."""
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
-    sorted_counts, is_positive = counts[:, order], positive[order].astype(np.float32)
-    above = np.add.reduceat(sorted_counts * is_positive, starts, axis=1, dtype=np.float64)
-    below = np.add.reduceat(sorted_counts * (1 - is_positive), starts, axis=1, dtype=np.float64)
-    right = (above * (np.cumsum(below, 1) - below / 2)).sum(1)
+    counts, positive = counts.take(order, 1), positive[order].astype(bool)
+    of = {side: counts.compress(positive == side, 1) for side in (True, False)}
+    if len(starts) == len(score):  # no ties: whoever comes before is below
+        # How many negatives come before each positive: the place among the negatives tells.
+        below = np.cumsum(np.pad(of[False], ((0, 0), (1, 0))), 1, dtype=np.float64)
+        right = (of[True] * below.take(np.cumsum(~positive)[positive], 1)).sum(1)
+    else:
+        above, below = (_by_score(of[side], positive == side, starts) for side in (True, False))
+        right = (above * (np.cumsum(below, 1) - below / 2)).sum(1)
+    people = of[True].sum(1, dtype=np.float64), of[False].sum(1, dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        return right / (above.sum(1) * below.sum(1))
+        return right / (people[0] * people[1])
+
+
+def _by_score(
+    counts: Float[np.ndarray, "R m"], chosen: Bool[np.ndarray, " n"], starts: Int[np.ndarray, " G"]
+) -> Float[np.ndarray, "R G"]:
+    """How many of the chosen people have each score.
+
+    Args:
+        counts: Of the chosen, by rising score.
+        chosen: Who they are among all, by rising score.
+        starts: Where each score begins among all.
+    """
+    place = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(chosen)))[chosen]
+    if len(starts) <= FEW_SCORES:
+        # Whole numbers of people, below 2^24: exact in float32.
+        return (counts @ np.eye(len(starts), dtype=np.float32)[place]).astype(np.float64)
+    found = np.zeros((len(counts), len(starts)))
+    if len(place):
+        first = np.flatnonzero(np.diff(place, prepend=-1))
+        found[:, place[first]] = np.add.reduceat(counts, first, axis=1, dtype=np.float64)
+    return found
 
 
 def _mean_of_known(values: Float[np.ndarray, "R A"]) -> Float[np.ndarray, " R"]:
@@ -203,7 +232,9 @@ def ssim(images: Float[Tensor, "B C H W"], others: Float[Tensor, "B C H W"]) -> 
         >>> float(ssim(torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 16)))
         1.0
     """
-    x, y = images.double(), others.double()
+    # About the middle of the range: in float32 a variance then keeps its digits beside the square of a mean.
+    middle = 0.5
+    x, y = images.float() - middle, others.float() - middle
     size = min(11, *(side - 1 + side % 2 for side in x.shape[2:]))
     # The window is a product of two lines, and a line slid along an axis is a banded matrix: two products of matrices
     # in place of a convolution per channel.
@@ -216,9 +247,10 @@ def ssim(images: Float[Tensor, "B C H W"], others: Float[Tensor, "B C H W"]) -> 
     var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
     covariance = blur(x * y) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
+    mean_x, mean_y = mean_x + middle, mean_y + middle
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     contrast = (2 * covariance + c2) / (var_x + var_y + c2)
-    return (luminance * contrast).flatten(1).mean(1).float()
+    return (luminance * contrast).flatten(1).mean(1)
 
 
 def _sliding(size: int, side: int, sigma: float = 1.5) -> Float[Tensor, "P S"]:
