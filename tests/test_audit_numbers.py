@@ -90,3 +90,6 @@ def test_an_audit_tells_it_where_there_are_numbers():
     assert set(json.loads(found.to_json())["numbers"]) == {"z"}
     assert found.numbers["z"]["value"]["value"] > 0.3, "the upper half is brighter by z"
     assert found.phases["numbers_s"] > 0
+    assert "The number behind z: share of its variance explained 0." in found.summary()
+    assert "; by the original 0." in found.summary()
+    assert "number behind" not in plain.summary()

@@ -181,6 +181,8 @@ class AuditResult:
         if kept:
             shares = (f"{one['column']} {_with_interval(one['share']['value'], one['share']['ci'])}" for one in kept)
             lines += ["", f"Kept on request, as shares of what the original told: {', '.join(shares)}"]
+        for name, one in (self.numbers or {}).items():
+            lines += ["", _number_line(name, one)]
         lines += [f"Warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
@@ -238,6 +240,14 @@ class Attack:
 
 def _with_interval(value: float, ci: Any) -> str:
     return f"{value:.3f} [{ci[0]:.3f}, {ci[1]:.3f}]"
+
+
+def _number_line(name: str, found: Mapping[str, Any]) -> str:
+    """How much of the number behind an attribute is told."""
+    share = _with_interval(found["value"]["value"], found["value"]["ci"])
+    others = {"by the original": found["original"], "by the target alone": found["target"]}
+    told = "".join(f"; {by} {figure['value']:.3f}" for by, figure in others.items() if figure)
+    return f"The number behind {name}: share of its variance explained {share}{told}"
 
 
 def _attribute_lines(name: str, found: Mapping[str, Any], controls: Mapping[str, Any] | None) -> list[str]:
