@@ -8,8 +8,10 @@ import pytest
 
 from audit_helpers import SIZES, column, dataset, feature_set, network, parts
 from efface.audit import audit
+from efface.audit.conclude import told_as_numbers
 from efface.audit.intervals import Resampling
 from efface.audit.numbers import REGRESSORS, explain
+from efface.audit.result import AT_FLOOR, LEAKS
 from efface.config import AuditConfig
 from efface.errors import AuditError
 
@@ -78,6 +80,15 @@ def test_missing_numbers_are_left_out_and_few_are_an_error():
     assert part.value.value == pytest.approx(whole.value.value, abs=0.08)
     with pytest.raises(AuditError, match=r"people of the \w+ split have a number of 'z': too few"):
         explain({"model": drawn(missing=N - 20)}, column(2), None, how=HOW)
+
+
+def test_a_number_that_is_told_is_a_warning_where_the_class_is_at_its_floor():
+    told = explain({"model": drawn(0.4)}, column(2), "y", how=HOW).to_dict()
+    not_told = explain({"model": drawn(0.0)}, column(2), "y", how=HOW).to_dict()
+    at_floor, leaks = {"z": {"verdict": AT_FLOOR}}, {"z": {"verdict": LEAKS}}
+    (said,) = told_as_numbers(at_floor, {"z": told})
+    assert said.startswith("'z' is at its floor as a class, but features explain ")
+    assert told_as_numbers(at_floor, {"z": not_told}) == told_as_numbers(leaks, {"z": told}) == []
 
 
 def test_an_audit_tells_it_where_there_are_numbers():

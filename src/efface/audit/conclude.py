@@ -19,7 +19,7 @@ from efface.audit.kept import told_by_kept
 from efface.audit.pictures import Drawn, draw
 from efface.audit.plan import Plan, suite_problems
 from efface.audit.progress import Bars
-from efface.audit.result import AuditResult
+from efface.audit.result import AT_FLOOR, AuditResult
 from efface.audit.sections import Inquiry, certificate, look_beyond
 from efface.audit.subject import Subject, fidelity
 from efface.audit.threat import Threat
@@ -133,6 +133,7 @@ def conclude(
     inquiry = Inquiry(first, settings, job.shown, answers=source is not None, entries=entries)
     beyond, seconds, remarks = look_beyond(inquiry, job.plan.beyond)
     clock.skip(seconds)
+    remarks += told_as_numbers(entries, beyond.get("numbers") or {})
     layers = source.layer_map(inquiry, job.plan.layers) if source is not None and job.plan.layers else None
     clock.stop("layers_s", layers is not None)
     drawn = Drawn() if source is None else draw(first, source.people, settings, job.shown, read=job.plan.reads_drawings)
@@ -237,6 +238,29 @@ def _suite(job: Job, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _control_seconds(found: Mapping[str, Mapping[str, Any]]) -> float:
     return sum(one["seconds"] for layer in found.values() for one in layer["controls"].values())
+
+
+def told_as_numbers(entries: Mapping[str, Any], numbers: Mapping[str, Any]) -> list[str]:
+    """Return a warning for each attribute whose class is at its floor while the number behind it is told.
+
+    Args:
+        entries: What attackers found of the classes, by attribute.
+        numbers: What regressors found of the numbers.
+
+    Example:
+        >>> found = {"value": {"value": 0.3, "ci": [0.2, 0.4]}, "target": {"value": 0.0, "ci": [-0.01, 0.01]}}
+        >>> told_as_numbers({"age": {"verdict": AT_FLOOR}}, {"age": found})[0][:56]
+        "'age' is at its floor as a class, but features explain 3"
+    """
+    found = []
+    for name, one in numbers.items():
+        floor = max(0.0, one["target"]["ci"][1]) if one["target"] else 0.0
+        if entries[name]["verdict"] == AT_FLOOR and one["value"]["ci"][0] > floor:
+            share = f"{one['value']['value']:.1%} ({one['value']['ci'][0]:.1%} to {one['value']['ci'][1]:.1%})"
+            found.append(
+                f"{name!r} is at its floor as a class, but features explain {share} of the variance of its number."
+            )
+    return found
 
 
 def _other(subject: Subject, found: Mapping[str, Any]) -> dict[str, Any]:
