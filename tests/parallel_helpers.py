@@ -31,13 +31,13 @@ def few(faces):
     return replace(faces, splits=faces.splits | {"train": faces.rows("train")[: 6 * FAST.batch_size]})
 
 
-def train(faces, blocks, schedule, folder=None, resume=False, config=FAST):
+def train(faces, blocks, schedule, folder=None, resume=False, config=FAST, method=None):
     """Train; return the weights and the history."""
     torch.manual_seed(0)
     model = Net(dropout=0.3)
     job = Job(progress=False, seed=3, folder=folder, fingerprint="f", resume=resume)
     engine = config.model_copy(update={"schedule": schedule})
-    method = METHODS[blocks]
+    method = method or METHODS[blocks]
     history = find_method(method.name).fit(model, few(faces), CUTS[blocks], method, engine, job).history
     return {name: value.clone() for name, value in model.state_dict().items()}, history
 

@@ -6,13 +6,16 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 
+from efface.config import MethodConfig
 from efface.engine import Job, Part, fit
 from efface.engine.checkpoints import Checkpoints
 from efface.engine.parallel import executor
@@ -51,6 +54,16 @@ def test_weights_log_and_checkpoint_equal_those_of_local_to_the_bit(faces, tmp_p
     one, other = (found[schedule][2] for schedule in ("local", "local_parallel"))
     assert one["step"] == other["step"]
     assert_equal(other["stages"], one["stages"])
+
+
+def test_numbers_behind_classes_reach_every_block(faces):
+    """HSIC reads them in the first block as in the second: its weights are those of `local`, and depend on them."""
+    config, method = FAST.model_copy(update={"epochs": 1}), MethodConfig(name="hsic", variant="paper")
+    told = replace(faces, numbers={"hat": faces.labels["hat"] + np.arange(len(faces)) % 7 / 7})
+    local, processes = (train(told, 3, s, config=config, method=method)[0] for s in ("local", "local_parallel"))
+    assert_equal(processes, local)
+    without, _ = train(faces, 3, "local", config=config, method=method)
+    assert not torch.equal(without["middle.0.weight"], local["middle.0.weight"])
 
 
 def test_more_threads_than_one_survive_the_fork(faces):

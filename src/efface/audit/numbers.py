@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, Float64, Int
 
 from efface.audit.features import FeatureSet
 from efface.audit.figures import Figure
 from efface.audit.intervals import Resampling, paired_interval
-from efface.audit.probe import PEOPLE, tools
+from efface.audit.probe import PEOPLE, plain, tools
 from efface.data.schema import Column
 from efface.errors import AuditError
+from efface.information import prior_means
 
 RIDGES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """Penalties beside the mean squared error, in units of the features' variance."""
@@ -29,7 +31,6 @@ LEAST = 1e-4
 """Spread, in units of the common one, below which a feature is taken for constant."""
 FEWEST = 30
 """People of a split with a number, below which nothing is told."""
-REGRESSORS = ("ridge", "mlp", "trees")
 
 Guess = Float64[np.ndarray, " n"]
 Table = Float32[np.ndarray, "n K"]
@@ -63,15 +64,7 @@ class Explained:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        figures = {name: getattr(self, name) for name in ("value", "original", "target", "excess")}
-        told = {name: None if one is None else one.to_dict() for name, one in figures.items()}
-        return {
-            "attribute": self.attribute,
-            "n": self.n,
-            **told,
-            "regressors": dict(self.regressors),
-            "picked": list(self.picked),
-        }
+        return plain(self)
 
 
 def explain(
@@ -99,7 +92,7 @@ def explain(
     """
     how = how or Resampling()
     read = {role: _read(features, column.name, split, seed, tick) for role, features in sets.items()}
-    rows, truth = _known(sets["model"], column.name, split)
+    truth = _known(sets["model"], column.name, split)[1]
     errors = [np.square(truth - truth.mean())]
     errors += [np.square(truth - read[role].guess) for role in read]
     by_target = None if target is None else _by_target(sets["model"], column.name, target, split)
@@ -121,7 +114,7 @@ def explain(
     assert value is not None
     return Explained(
         column.name,
-        len(rows),
+        len(truth),
         value,
         figure("original"),
         figure("target"),
@@ -156,7 +149,7 @@ def _read(features: FeatureSet, name: str, split: str, seed: int, tick: Callable
     scaled = {part: (truth - mean) / spread for part, truth in truths.items()}
     low, high = scaled["train"].min(), scaled["train"].max()
     scores, best = {}, None
-    for regressor, fit in (("ridge", _ridge), ("mlp", _mlp), ("trees", _trees)):
+    for regressor, fit in REGRESSORS.items():
         tick(f"{regressor} regresses {name}", 1)
         candidates = list(fit(inputs["train"], scaled["train"], seed))
         # Nobody guesses a number that no training person has: codes that were never seen would blow up a regression.
@@ -226,9 +219,9 @@ def _mlp(train: _Inputs, wanted: Guess, seed: int) -> Iterator[Regressor]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPRegressor
 
+    settings = {"early_stopping": True, "max_iter": 40, "n_iter_no_change": 5, "random_state": seed % 2**32}
     for decay in (1e-2, 3.0):
-        settings = {"alpha": decay, "early_stopping": True, "max_iter": 40, "n_iter_no_change": 5, "random_state": seed}
-        fitted = MLPRegressor(hidden_layer_sizes=(64,), **settings)
+        fitted = MLPRegressor(hidden_layer_sizes=(64,), alpha=decay, **settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted.fit(train.natural, wanted.astype(np.float32))
@@ -241,9 +234,14 @@ def _trees(train: _Inputs, wanted: Guess, seed: int) -> Iterator[Regressor]:
 
     together = np.abs(train.white.T.astype(np.float64) @ (wanted - wanted.mean()))
     chosen = np.sort(np.argsort(-together, kind="stable")[:MOST])
-    fitted = HistGradientBoostingRegressor(early_stopping=True, max_iter=200, max_leaf_nodes=15, random_state=seed)
+    settings = {"early_stopping": True, "max_iter": 200, "max_leaf_nodes": 15, "random_state": seed % 2**32}
+    fitted = HistGradientBoostingRegressor(**settings)
     fitted.fit(train.natural[:, chosen], wanted)
     yield lambda inputs: fitted.predict(inputs.natural[:, chosen])
+
+
+REGRESSORS = {"ridge": _ridge, "mlp": _mlp, "trees": _trees}
+"""What is fitted to the training people's inputs and numbers, with a seed: candidates, and validation picks one."""
 
 
 def _known(features: FeatureSet, name: str, split: str) -> tuple[Int[np.ndarray, " n"], Guess]:
@@ -254,13 +252,11 @@ def _known(features: FeatureSet, name: str, split: str) -> tuple[Int[np.ndarray,
 
 
 def _by_target(features: FeatureSet, name: str, target: str, split: str) -> Guess:
-    """The mean of the training people of the same y."""
-    rows, values = _known(features, name, "train")
-    y, asked = features.labels["train"][target][rows], features.labels[split][target]
-    classes = 2 + int(max(y.max(), asked.max()))  # missing is a class of its own
-    counts, sums = np.bincount(y + 1, minlength=classes), np.bincount(y + 1, values, minlength=classes)
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), values.mean())
-    guess: Guess = means[asked[_known(features, name, split)[0]] + 1]
+    """The mean of the training people of the same y; of all of them where y is missing."""
+    values = torch.from_numpy(np.asarray(features.numbers["train"][name], np.float64))
+    y, asked = features.labels["train"][target], features.labels[split][target]
+    means = prior_means(values, torch.from_numpy(y), 1 + int(max(y.max(), asked.max()))).numpy()
+    guess: Guess = np.append(means, values.nanmean())[asked[_known(features, name, split)[0]]]
     return guess
 
 

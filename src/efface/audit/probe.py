@@ -105,8 +105,7 @@ def read(features: FeatureSet, column: Column, probing: Probing, of: str = "the 
     Raises:
         AuditError: A split has nobody whose label is known, or training people of one class only.
     """
-    views = {name: view(features, column, name) for name in ("train", "validation", probing.split)}
-    return read_views(views["train"], views["validation"], views[probing.split], probing, f"{column.name} from {of}")
+    return read_many(features, [column], probing, of)[0]
 
 
 def view(features: FeatureSet, column: Column, split: str) -> FeatureView:

@@ -15,6 +15,7 @@ from efface.information.entropy import (
     distribution_entropy,
     information_lower_bound,
     label_entropy,
+    prior_means,
     prior_table,
     reversal,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "distribution_entropy",
     "information_lower_bound",
     "label_entropy",
+    "prior_means",
     "prior_table",
     "reconstruction_floor_nats",
     "reconstruction_nats",

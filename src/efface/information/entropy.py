@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -113,6 +113,24 @@ def prior_table(z: Labels, y: Labels, A: int, Y: int, smoothing: float = 0.0) ->
     marginal = counts.sum(0, keepdim=True)
     counts = torch.where(counts.sum(1, keepdim=True) > 0, counts, marginal) + smoothing
     return (counts / counts.sum(1, keepdim=True)).float()
+
+
+def prior_means(v: Float[Tensor, " N"], y: Labels, Y: int) -> Float64[Tensor, " Y"]:
+    """Return E[v|y] of a number, over people of whom both are known; E[v] for a class of y that nobody has.
+
+    Args:
+        v: Numbers ``[N]``, NaN where missing.
+        y: Target labels ``[N]``.
+        Y: Target classes.
+
+    Example:
+        >>> prior_means(torch.tensor([1.0, 3.0, torch.nan, 8.0]), torch.tensor([0, 0, 1, 2]), 3).tolist()
+        [2.0, 4.0, 8.0]
+    """
+    known = ~v.isnan() & (y != MISSING)
+    values, given = v[known].double(), y[known].long()
+    counts, sums = torch.bincount(given, minlength=Y), torch.bincount(given, values, minlength=Y)
+    return torch.where(counts > 0, sums / counts.clamp_min(1), values.mean())
 
 
 def conditional_prior(table: Float[Tensor, "Y A"], y: Labels) -> Float[Tensor, "B A"]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from efface.data.batches import Batch
 from efface.data.dataset import AttributeDataset
 from efface.engine import Job
 from efface.heads.eraser import AffineEraser
+from efface.information import prior_means
 from efface.methods.base import Method, UnlearnedModel
 from efface.methods.detachment import Detachment, attribute_priors
 from efface.methods.layers import both
@@ -96,20 +96,14 @@ class NumberScale:
 
 def number_scales(data: AttributeDataset, config: MethodConfig) -> dict[str, NumberScale]:
     """Return means and spread of the numbers behind each attribute that has any, on the train split."""
-    target, scales = data.split_labels("train", data.target.name), {}
-    given = target if config.conditional_removal else np.zeros_like(target)
+    target, scales = torch.from_numpy(data.split_labels("train", data.target.name)), {}
+    given = target if config.conditional_removal else torch.zeros_like(target)
     for column in data.attributes:
-        if column.name not in data.numbers:
-            continue
-        values = data.split_numbers("train", column.name)
-        known = ~np.isnan(values) & (target >= 0)
-        counts = np.bincount(given[known], minlength=data.target.n_classes)
-        sums = np.bincount(given[known], values[known], minlength=data.target.n_classes)
-        overall = values[known].mean() if known.any() else 0.0
-        means = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
-        spread = float((values[known] - means[given[known]]).std()) if known.any() else 0.0
-        everywhere = means if config.conditional_removal else np.full_like(means, overall)
-        scales[column.name] = NumberScale(torch.from_numpy(everywhere), spread or 1.0)
+        if column.name in data.numbers:
+            values = torch.from_numpy(data.split_numbers("train", column.name))
+            means = prior_means(values, given, data.target.n_classes)
+            left = (values - means[given.clamp_min(0)])[~values.isnan() & (target >= 0)]
+            scales[column.name] = NumberScale(means, float(left.std(correction=0)) or 1.0)
     return scales
 
 

@@ -90,20 +90,19 @@ class Perceptrons(nn.Module):
         return hidden.view(len(hidden), -1, self.width).transpose(0, 1)
 
     def column(self, number: int, state: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the state of one perceptron, out of the state of all."""
+        """Return the state of one perceptron, out of the state of all; steps that were counted stay as in ``like``."""
         units = slice(number * self.width, (number + 1) * self.width)
-        found = {name: value for name, value in like.items() if name.endswith("num_batches_tracked")}
-        for name in state:
-            if name.startswith("given."):
-                found[f"layers.0.{name.removeprefix('given.')}"] = state[name]
-            for norm in ("norm", "second_norm"):
-                if name.startswith(f"{norm}.") and state[name].ndim:
-                    found[f"{PARTS[norm]}.{name.removeprefix(f'{norm}.')}"] = state[name][units]
-        found[f"{PARTS['first']}.weight"] = state["first"][units]
-        found[f"{PARTS['second']}.weight"] = state["second"][number]
-        found[f"{PARTS['last']}.weight"] = state["last"][number, : self.classes[number]]
-        found[f"{PARTS['last']}.bias"] = state["bias"][number, : self.classes[number]]
-        return found
+        classes = slice(self.classes[number])
+        found = like | {f"layers.0.{name}": state[f"given.{name}"] for name in self.given.state_dict()}
+        for norm in ("norm", "second_norm"):
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                found[f"{PARTS[norm]}.{name}"] = state[f"{norm}.{name}"][units]
+        return found | {
+            f"{PARTS['first']}.weight": state["first"][units],
+            f"{PARTS['second']}.weight": state["second"][number],
+            f"{PARTS['last']}.weight": state["last"][number, classes],
+            f"{PARTS['last']}.bias": state["bias"][number, classes],
+        }
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,6 @@ class _Columns(FeatureView):
 
 class _SideBySide(NetworkAttacker):
     """The training of an attacker, of several columns at once; labels are ``[n, K]``."""
-
-    name = "side-by-side"
 
     def __init__(self, one: PooledAttacker, classes: tuple[int, ...], seed: int):
         self.one, self.classes, self.seed = one, classes, seed
@@ -168,4 +165,4 @@ class _Bests(Best):
                 self.improved = max(self.improved, one.improved)
 
 
-__all__ = ["Perceptrons", "fit_together"]
+__all__ = ["fit_together"]
