@@ -73,7 +73,7 @@ def test_side_by_side_each_learns_what_it_learns_alone():
 
 def test_columns_of_other_classes_learn_as_much_as_alone():
     """The order of the people is another then."""
-    each, budget = of_the_same_people(*drawn()), Budget(epochs=6, seed=7)
+    each, budget = of_the_same_people(*drawn()), Budget(epochs=3, seed=7)
     for one, fitted in zip(each, fit_all(SmallPooledAttacker(), each, budget), strict=True):
         alone = SmallPooledAttacker().fit(one["train"], one["validation"], budget)
         assert fitted.validation_accuracy == pytest.approx(alone.validation_accuracy, abs=0.04)
@@ -85,7 +85,7 @@ def test_columns_of_other_classes_learn_as_much_as_alone():
 def test_a_column_that_has_stopped_keeps_its_epoch_while_others_go_on():
     """The column of noise is at its best early; its weights are of that epoch, not of the last."""
     each = of_the_same_people(*drawn())
-    fitted = fit_all(Steady(), each, Budget(epochs=12, seed=1))
+    fitted = fit_all(Steady(), each, Budget(epochs=8, seed=1))
     epochs = [one.epoch for one in fitted]
     assert len(set(epochs)) > 1
     for one, view in zip(fitted, each, strict=True):
