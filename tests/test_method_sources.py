@@ -263,6 +263,26 @@ def test_a_missing_number_is_the_mean(faces):
         assert rows[known & (y == one)].mean() == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("method", [Leace(), Inlp()])
+def test_a_number_that_the_target_tells_but_for_rounding_does_not_cost_the_target(net, faces, method):
+    """Divided by a spread of next to nothing, rounding would be y, and y would be erased."""
+    data = brightness(faces, 2)
+    y = data.labels[data.target.name]
+    data = replace(data, numbers={"brightness": np.where(y == 1, 0.7, 0.1)})
+    config = MethodConfig(variant="conditional", eraser=EraserConfig(dimensions=768, rounds=1))
+    block, target = split(net, "middle").blocks[0].eval(), data.split_labels("train", data.target.name)
+    layer = method.learn(Stream(block, data, config, torch.device("cpu"), seed=0), (12, 8, 8))
+    with torch.no_grad():
+        maps = [block(batch.images) for batch in Batches(data, "train", 256).sequential()]
+        before, after = (np.concatenate([f(one).flatten(1) for one in maps]) for f in (lambda x: x, layer))
+
+    def told(table):
+        return max(abs(np.corrcoef(column, target)[0, 1]) for column in table.T if column.std() > 1e-3)
+
+    assert told(after) > 0.8 * told(before)
+    assert number_scales(data, config) == {}
+
+
 def test_hsic_of_a_number_sees_what_its_classes_hide():
     """Features that tell the number within each class only: independent of the class, dependent on the number."""
     torch.manual_seed(0)
@@ -271,6 +291,9 @@ def test_hsic_of_a_number_sees_what_its_classes_hide():
     numbers = z + within
     assert abs(float(normalised_hsic(x, z))) < 0.02
     assert float(normalised_hsic(x, z, numbers=numbers)) > 0.02
+    # Where the features tell the class alone, a number that varies more within it does not hide that.
+    class_alone = normalised_hsic(z[:, None].float(), z, numbers=30 * torch.rand(400) + 5 * z)
+    assert float(class_alone) > 0.5
     hidden = torch.where(torch.arange(400) % 4 == 0, torch.nan, numbers)
     known = ~hidden.isnan()
     torch.testing.assert_close(

@@ -248,17 +248,19 @@ def told_as_numbers(entries: Mapping[str, Any], numbers: Mapping[str, Any]) -> l
         numbers: What regressors found of the numbers.
 
     Example:
-        >>> found = {"value": {"value": 0.3, "ci": [0.2, 0.4]}, "target": {"value": 0.0, "ci": [-0.01, 0.01]}}
+        >>> found = {"value": {"value": 0.3, "ci": [0.2, 0.4]}, "target": {"value": 0.1}, "gain": {"ci": [0.15, 0.25]}}
         >>> told_as_numbers({"age": {"verdict": AT_FLOOR}}, {"age": found})[0][:56]
         "'age' is at its floor as a class, but features explain 3"
     """
     found = []
     for name, one in numbers.items():
-        floor = max(0.0, one["target"]["ci"][1]) if one["target"] else 0.0
-        if entries[name]["verdict"] == AT_FLOOR and one["value"]["ci"][0] > floor:
+        beyond = one["value"]["ci"][0] > 0 and (one["gain"] is None or one["gain"]["ci"][0] > 0)
+        if entries[name]["verdict"] == AT_FLOOR and beyond:
             share = f"{one['value']['value']:.1%} ({one['value']['ci'][0]:.1%} to {one['value']['ci'][1]:.1%})"
+            target = f" (the target alone: {one['target']['value']:.1%})" if one["target"] else ""
             found.append(
-                f"{name!r} is at its floor as a class, but features explain {share} of the variance of its number."
+                f"{name!r} is at its floor as a class, but features explain {share} of the variance of its number"
+                f"{target}."
             )
     return found
 

@@ -6,6 +6,7 @@ number may still be told; regressors say how much of it is.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Float32, Float64, Int
 
 from efface.audit.features import FeatureSet
 from efface.audit.figures import Figure
-from efface.audit.intervals import Resampling, paired_interval
-from efface.audit.probe import PEOPLE, plain, tools
+from efface.audit.intervals import Resampling, percentiles, resampled_means
+from efface.audit.probe import PEOPLE, plain
+from efface.audit.remembered import key_of, once
 from efface.data.schema import Column
 from efface.errors import AuditError
 from efface.information import prior_means
@@ -46,7 +48,8 @@ class Explained:
         value: By the regressor that validation picks, on the audited model's features. At most 1; below 0 where it
             errs more than the mean.
         original: On the original's features; None: there is none.
-        target: By who knows the main task's label alone, and guesses the training people's mean.
+        target: By who knows the main task's label alone, and guesses the training people's mean; None: there is none.
+        gain: value − target, of the same people; None where there is no target.
         excess: (value − target) / (original − target), clipped at 0; None where the original explains no more than the
             target does, by more than noise.
         regressors: R² of each on the audited model's features.
@@ -58,6 +61,7 @@ class Explained:
     value: Figure
     original: Figure | None
     target: Figure | None
+    gain: Figure | None
     excess: Figure | None
     regressors: Mapping[str, float]
     picked: tuple[str, ...]
@@ -85,43 +89,79 @@ def explain(
         split: The people read.
         how: Confidence and resamples.
         seed: Of people, weights and trees.
-        tick: Called after each regressor; ``len(REGRESSORS)`` steps for each feature set.
+        tick: Called with what is going on and how many steps it went on; ``len(REGRESSORS)`` for each feature set.
 
     Raises:
-        AuditError: Fewer than 30 people of a split have a number.
+        AuditError: Fewer than 30 people of a split have a number, or all of them the same.
     """
     how = how or Resampling()
-    read = {role: _read(features, column.name, split, seed, tick) for role, features in sets.items()}
+    name, regressed = column.name, f"the number behind {column.name}"
+    read = {"model": _read(sets["model"], name, split, seed, tick)}
+    if "original" in sets:
+        original = sets["original"]
+        asked = [np.asarray(original.numbers[part][name]).tobytes() for part in sorted(original.numbers)]
+        read["original"] = once(
+            lambda: key_of(original, [column], split, ("numbers", seed, asked)),
+            lambda: _read(original, name, split, seed, tick),
+            lambda: tick(f"{regressed} was regressed on the original before", len(REGRESSORS)),
+        )
     truth = _known(sets["model"], column.name, split)[1]
     errors = [np.square(truth - truth.mean())]
     errors += [np.square(truth - read[role].guess) for role in read]
     by_target = None if target is None else _by_target(sets["model"], column.name, target, split)
     errors += [] if by_target is None else [np.square(truth - by_target)]
     place = {role: number for number, role in enumerate((*read, *(() if by_target is None else ("target",))), 1)}
-    table = np.stack(errors, 1)
-
-    def figure(name: str) -> Figure | None:
-        if name not in place:
-            return None
-        one = place[name]
-
-        def share(means: Float[np.ndarray, "R M"]) -> Float[np.ndarray, " R"]:
-            return 1 - means[:, one] / np.maximum(means[:, 0], 1e-300)
-
-        return Figure(float(share(table.mean(0)[None])[0]), paired_interval(table, share, *tools(how)))
-
-    value = figure("model")
-    assert value is not None
+    means = _Means.of(np.stack(errors, 1), place, how)
     return Explained(
         column.name,
         len(truth),
-        value,
-        figure("original"),
-        figure("target"),
-        _excess(table, place, how),
+        means.share("model"),
+        means.share("original") if "original" in place else None,
+        means.share("target") if "target" in place else None,
+        means.gain("model") if "target" in place else None,
+        means.excess() if "original" in place else None,
         read["model"].scores,
         tuple(read[role].name for role in ("model", "original") if role in read),
     )
+
+
+@dataclass(frozen=True)
+class _Means:
+    """Mean squared errors of the mean (column 0) and of each guesser, of all people and in every resample of them."""
+
+    all: Float64[np.ndarray, "1 M"]
+    resampled: Float64[np.ndarray, "R M"]
+    place: Mapping[str, int]
+    confidence: float
+
+    @classmethod
+    def of(cls, errors: Float64[np.ndarray, "n M"], place: Mapping[str, int], how: Resampling) -> _Means:
+        return cls(errors.mean(0)[None], resampled_means(errors, how.resamples, how.seed), place, how.confidence)
+
+    def _figure(self, statistic: Callable[[Float64[np.ndarray, "R M"]], Float64[np.ndarray, " R"]]) -> Figure:
+        return Figure(float(statistic(self.all)[0]), percentiles(statistic(self.resampled), self.confidence))
+
+    def share(self, role: str) -> Figure:
+        """Return the share of the variance that a guesser explains."""
+        return self._figure(lambda means: 1 - means[:, self.place[role]] / means[:, 0])
+
+    def gain(self, role: str) -> Figure:
+        """Return what a guesser explains beyond the target, or beyond the mean where there is none."""
+        floor, one = self.place.get("target", 0), self.place[role]
+        return self._figure(lambda means: (means[:, floor] - means[:, one]) / means[:, 0])
+
+    def excess(self) -> Figure | None:
+        """Return the model's gain as a share of the original's; None where that is within noise of 0."""
+        if self.gain("original").ci[0] <= 0:
+            return None
+        floor, model, original = self.place.get("target", 0), self.place["model"], self.place["original"]
+
+        def excess(means: Float64[np.ndarray, "R M"]) -> Float64[np.ndarray, " R"]:
+            # The original is above the floor by more than noise; rare resamples are kept finite.
+            gained = np.maximum(means[:, floor] - means[:, original], 1e-3 * means[:, 0])
+            return np.maximum((means[:, floor] - means[:, model]) / gained, 0)
+
+        return self._figure(excess)
 
 
 @dataclass(frozen=True)
@@ -139,6 +179,8 @@ def _read(features: FeatureSet, name: str, split: str, seed: int, tick: Callable
         if len(people[part]) < FEWEST:
             found = f"{len(people[part])} people of the {part} split have a number of {name!r}"
             raise AuditError(f"{found}: too few to regress.")
+        if truths[part].min() == truths[part].max():
+            raise AuditError(f"everybody of the {part} split has the same number of {name!r}, {truths[part][0]:g}.")
     if len(people["train"]) > PEOPLE:
         kept = np.sort(np.random.default_rng(seed).permutation(len(people["train"]))[:PEOPLE])
         people["train"], truths["train"] = people["train"][kept], truths["train"][kept]
@@ -150,7 +192,7 @@ def _read(features: FeatureSet, name: str, split: str, seed: int, tick: Callable
     low, high = scaled["train"].min(), scaled["train"].max()
     scores, best = {}, None
     for regressor, fit in REGRESSORS.items():
-        tick(f"{regressor} regresses {name}", 1)
+        tick(f"{regressor} regresses {name}", 0)
         candidates = list(fit(inputs["train"], scaled["train"], seed))
         # Nobody guesses a number that no training person has: codes that were never seen would blow up a regression.
         held_out = [_share(scaled["validation"], one(inputs["validation"]).clip(low, high)) for one in candidates]
@@ -159,6 +201,7 @@ def _read(features: FeatureSet, name: str, split: str, seed: int, tick: Callable
         scores[regressor] = _share(truths[split], guess)
         if best is None or held_out[place] > best[0]:
             best = held_out[place], regressor, guess
+        tick(f"{regressor} regressed {name}", 1)
     assert best is not None
     return _Regressed(best[1], best[2], scores)
 
@@ -215,13 +258,17 @@ def _ridge(train: _Inputs, wanted: Guess, _seed: int) -> Iterator[Regressor]:
 
 
 def _mlp(train: _Inputs, wanted: Guess, seed: int) -> Iterator[Regressor]:
-    """Perceptrons of one hidden layer, weakly and strongly held back; a tenth of the training people stops each."""
+    """Perceptrons of one hidden layer, weakly and strongly held back; a tenth of the training people stops each.
+
+    Of few people, scikit-learn's batches of 200 make few steps: a second pair takes about 32 of them in an epoch.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPRegressor
 
     settings = {"early_stopping": True, "max_iter": 40, "n_iter_no_change": 5, "random_state": seed % 2**32}
-    for decay in (1e-2, 3.0):
-        fitted = MLPRegressor(hidden_layer_sizes=(64,), alpha=decay, **settings)
+    small = max(16, len(wanted) // 32)
+    for batch, decay in itertools.product(("auto", small) if small < 200 else ("auto",), (1e-2, 3.0)):
+        fitted = MLPRegressor(hidden_layer_sizes=(64,), alpha=decay, batch_size=batch, **settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted.fit(train.natural, wanted.astype(np.float32))
@@ -258,25 +305,6 @@ def _by_target(features: FeatureSet, name: str, target: str, split: str) -> Gues
     means = prior_means(values, torch.from_numpy(y), 1 + int(max(y.max(), asked.max()))).numpy()
     guess: Guess = np.append(means, values.nanmean())[asked[_known(features, name, split)[0]]]
     return guess
-
-
-def _excess(table: Float[np.ndarray, "n M"], place: Mapping[str, int], how: Resampling) -> Figure | None:
-    """What is explained beyond the target, as a share of what the original explains beyond it."""
-    if "original" not in place:
-        return None
-    floor = place.get("target", 0)
-
-    def gained(means: Float[np.ndarray, "R M"]) -> Float[np.ndarray, " R"]:
-        return means[:, floor] - means[:, place["original"]]
-
-    def excess(means: Float[np.ndarray, "R M"]) -> Float[np.ndarray, " R"]:
-        # The original is above the floor by more than noise; rare resamples are kept finite.
-        least = 1e-3 * means[:, 0]
-        return np.maximum((means[:, floor] - means[:, place["model"]]) / np.maximum(gained(means), least), 0)
-
-    if paired_interval(table, gained, *tools(how))[0] <= 0:
-        return None
-    return Figure(float(excess(table.mean(0)[None])[0]), paired_interval(table, excess, *tools(how)))
 
 
 __all__ = ["REGRESSORS", "Explained", "explain"]

@@ -41,7 +41,7 @@ def attack_original(original: FeatureSet, column: Column, settings: Settings) ->
     how = suite, settings.target, settings.seed, settings.seeds, settings.config.model_dump_json()
     epochs = settings.config.epochs * settings.seeds * len(settings.suite)
     return once(
-        lambda: _key(original, [column], settings.config.split, how),
+        lambda: key_of(original, [column], settings.config.split, how),
         lambda: run_suite(original, column, settings, "the original"),
         lambda: settings.tick(f"{column.name} was read from the original before", epochs),
     )
@@ -51,7 +51,7 @@ def read_original(original: FeatureSet, columns: Sequence[Column], probing: Prob
     """Probe columns on the original's features, or return what the probe found of these before."""
     how = "probe", probing.attackers, probing.epochs, probing.people, probing.seed
     return once(
-        lambda: _key(original, columns, probing.split, how),
+        lambda: key_of(original, columns, probing.split, how),
         lambda: read_many(original, columns, probing, "the original"),
         lambda: probing.tick("other columns were probed on the original before", len(columns) * probing.steps),
     )
@@ -71,7 +71,7 @@ def once(name: Callable[[], str | None], make: Callable[[], Found], tell: Callab
     return found
 
 
-def _key(original: FeatureSet, columns: Sequence[Column], split: str, how: object) -> str | None:
+def key_of(original: FeatureSet, columns: Sequence[Column], split: str, how: object) -> str | None:
     """Name everything that the outcome depends on; None where the original has no answers to be known by."""
     if not original.logits:
         return None
@@ -84,4 +84,4 @@ def _key(original: FeatureSet, columns: Sequence[Column], split: str, how: objec
     return hashlib.sha256(b"|".join(parts)).hexdigest()
 
 
-__all__ = ["attack_original", "once", "read_original", "remembering"]
+__all__ = ["attack_original", "key_of", "once", "read_original", "remembering"]

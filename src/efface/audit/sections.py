@@ -48,6 +48,7 @@ class Inquiry:
         shown: Where progress is shown.
         answers: Whether the logits are the model's own; else a probe's.
         entries: What the attackers found, by attribute.
+        remarks: Why parts of a section lack; sections add theirs.
     """
 
     subject: Subject
@@ -55,6 +56,7 @@ class Inquiry:
     shown: Bars
     answers: bool = True
     entries: Mapping[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @cached_property
     def condensed(self) -> dict[str, FeatureSet]:
@@ -82,7 +84,7 @@ def look_beyond(inquiry: Inquiry, names: tuple[str, ...]) -> tuple[dict[str, Any
     """
     found: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    remarks: list[str] = []
+    remarks = inquiry.remarks
     for name in names:
         if name not in SECTIONS:
             continue
@@ -127,10 +129,15 @@ def _numbers(inquiry: Inquiry) -> dict[str, Any]:
         return {}
     tick = inquiry.shown.open("numbers behind classes", len(asked) * len(sets) * len(REGRESSORS))
     target = None if subject.target is None else subject.target.name
-    return {
-        column.name: explain(sets, column, target, subject.split, settings.how, settings.seed, tick).to_dict()
-        for column in asked
-    }
+    found: dict[str, Any] = {}
+    for column in asked:
+        try:
+            told = explain(sets, column, target, subject.split, settings.how, settings.seed, tick)
+        except AuditError as error:
+            inquiry.remarks.append(f"The number behind {column.name!r} was not read: {error}")
+        else:
+            found[column.name] = told.to_dict()
+    return found
 
 
 def _training_people(inquiry: Inquiry) -> dict[str, Any]:

@@ -24,8 +24,11 @@ class AttributeDataset:
         name: What the data set is called in reports.
         fingerprint: Hash of content, size and splits; keys caches.
         warnings: Counted remarks of the reader (duplicates, dropped rows), for the report.
-        numbers: ``{column: [N]}`` what columns were cut from whose classes are numbers, cut; NaN where missing. Methods
-            and figures that can take the number itself do.
+        numbers: ``{column: [N]}`` what columns were cut from whose classes are numbers, cut: finite, NaN where missing.
+            Methods and figures that can take the number itself do.
+
+    Raises:
+        DataError: Numbers are of another length, no numbers, or infinite; all at once.
     """
 
     images: UInt8[np.ndarray, "N C H W"]
@@ -35,7 +38,20 @@ class AttributeDataset:
     name: str = "dataset"
     fingerprint: str = ""
     warnings: tuple[str, ...] = ()
-    numbers: Mapping[str, Float[np.ndarray, " N"]] = field(default_factory=dict)
+    numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems = Problems(DataError)
+        for name, values in self.numbers.items():
+            told, n, argument = np.asarray(values), len(self.images), f"numbers[{name!r}]"
+            if told.shape != (n,):
+                problems.add(expected(argument, f"of shape ({n},), one number per image", told.shape))
+            elif told.dtype.kind not in "biuf":
+                problems.add(expected(argument, "numbers, NaN where missing", str(told.dtype)))
+            elif np.isinf(told).any():
+                row = int(np.flatnonzero(np.isinf(told))[0])
+                problems.add(expected(argument, "finite, NaN where missing", float(told[row]), f"First in row {row}."))
+        problems.raise_if_any()
 
     def __len__(self) -> int:
         return len(self.images)

@@ -71,8 +71,8 @@ def normalised_hsic(
         x: Features, flattened.
         z: Labels; -1 is missing.
         given: Target labels y: the mean over the classes of y, weighted by their samples. None: over all samples.
-        numbers: What the labels were cut from, NaN where missing: then the second kernel is a Gaussian one on these,
-            for which nearby numbers are alike.
+        numbers: What the labels were cut from, NaN where missing: then the second kernel is the mean of that on labels
+            and a Gaussian one on these, for which nearby numbers are alike; both are to go.
 
     Returns:
         A number without unit; 0 where no class has enough samples of two labels.
@@ -82,7 +82,7 @@ def normalised_hsic(
         >>> round(float(normalised_hsic(z[:, None].float(), z)), 4)
         1.0
     """
-    known = z != MISSING if numbers is None else ~numbers.isnan()
+    known = z != MISSING if numbers is None else (z != MISSING) & ~numbers.isnan()
     y = torch.zeros_like(z) if given is None else given
     known = known & (y != MISSING)
     total, weight = x.sum() * 0, 0
@@ -93,7 +93,9 @@ def normalised_hsic(
         if count < FEWEST or len(told.unique()) < 2:
             continue
         k = gaussian_kernel(x[chosen])
-        l = label_kernel(told) if numbers is None else gaussian_kernel(told[:, None])  # noqa: E741
+        l = label_kernel(z[chosen])  # noqa: E741
+        if numbers is not None:
+            l = (l + gaussian_kernel(told[:, None])) / 2  # noqa: E741
         scale = (hsic(k, k).clamp_min(1e-8) * hsic(l, l).clamp_min(1e-8)).sqrt()
         total, weight = total + count * hsic(k, l) / scale, weight + count
     return total / max(1, weight)

@@ -11,7 +11,10 @@ import torch
 from jaxtyping import Float, Int
 
 from efface.heads.eraser import AffineEraser
-from efface.methods.posthoc import PostHocMethod, Stream
+from efface.methods.posthoc import ROUNDING, PostHocMethod, Stream
+
+ROWS = 4096
+"""People whose features are in float64 at a time."""
 
 
 class Inlp(PostHocMethod):
@@ -85,16 +88,20 @@ def _regress(
     basis: Float[np.ndarray, "R S"], inputs: Float[np.ndarray, "n S"], values: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "Q S"]:
     """Regress numbers on what the basis leaves, and add the direction."""
-    from sklearn.linear_model import Ridge
-
     known = ~np.isnan(values)
-    if len(basis) >= inputs.shape[1] or known.sum() < 2 or values[known].std() == 0:
+    told = values[known]
+    if len(basis) >= inputs.shape[1] or len(told) < 2 or told.std() <= ROUNDING * np.abs(told).max():
         return basis
     left = inputs[known] - (inputs[known] @ basis.T) @ basis
-    scaled = (values[known] - values[known].mean()) / values[known].std()
-    # The penalty of the classifier's C = 1: that of one person.
-    ridge = Ridge(alpha=1.0).fit(left, scaled.astype(np.float32))
-    return _orthonormal(basis, ridge.coef_.astype(np.float32)[None])
+    mean, scaled = left.mean(0), (told - told.mean()) / told.std()
+    # Ridge regression with the penalty of the classifier's C = 1, that of one person; in float64, for many features go
+    # together.
+    products, wanted = np.eye(left.shape[1]), np.zeros(left.shape[1])
+    for start in range(0, len(left), ROWS):
+        some = (left[start : start + ROWS] - mean).astype(np.float64)
+        products += some.T @ some
+        wanted += some.T @ scaled[start : start + ROWS]
+    return _orthonormal(basis, np.linalg.solve(products, wanted).astype(np.float32)[None])
 
 
 def _orthonormal(basis: Float[np.ndarray, "R S"], directions: Float[np.ndarray, "K S"]) -> Float[np.ndarray, "Q S"]:

@@ -24,7 +24,7 @@ from efface.information import prior_means
 from efface.methods.base import Method, UnlearnedModel
 from efface.methods.detachment import Detachment, attribute_priors
 from efface.methods.layers import both
-from efface.methods.posthoc import PostHocMethod, Stream
+from efface.methods.posthoc import ROUNDING, PostHocMethod, Stream
 
 
 class Leace(PostHocMethod):
@@ -95,7 +95,10 @@ class NumberScale:
 
 
 def number_scales(data: AttributeDataset, config: MethodConfig) -> dict[str, NumberScale]:
-    """Return means and spread of the numbers behind each attribute that has any, on the train split."""
+    """Return means and spread of the numbers behind each attribute that has any, on the train split.
+
+    A number that y tells but for rounding has no row of its own: divided by next to nothing, the rounding would be y.
+    """
     target, scales = torch.from_numpy(data.split_labels("train", data.target.name)), {}
     given = target if config.conditional_removal else torch.zeros_like(target)
     for column in data.attributes:
@@ -103,7 +106,9 @@ def number_scales(data: AttributeDataset, config: MethodConfig) -> dict[str, Num
             values = torch.from_numpy(data.split_numbers("train", column.name))
             means = prior_means(values, given, data.target.n_classes)
             left = (values - means[given.clamp_min(0)])[~values.isnan() & (target >= 0)]
-            scales[column.name] = NumberScale(means, float(left.std(correction=0)) or 1.0)
+            spread = float(left.std(correction=0)) if len(left) else 0.0
+            if spread > ROUNDING * float(values[~values.isnan()].abs().max()):
+                scales[column.name] = NumberScale(means, spread)
     return scales
 
 

@@ -23,6 +23,9 @@ from efface.methods.layers import insert, ordered, peek, settle
 from efface.models import split
 from efface.shapes import Features
 
+ROUNDING = 1e-6
+"""Spread of an attribute's numbers, as a share of the largest, up to which it is rounding."""
+
 
 @dataclass(frozen=True)
 class Stream:

@@ -105,7 +105,7 @@ def numbers(audit: Mapping[str, Any]) -> Section | None:
             share(one["value"]),
             share(one.get("original")),
             share(one.get("target")),
-            share(one["excess"]) if one.get("excess") else Cell("–", "the original tells no more than y"),
+            share(one["excess"]) if one.get("excess") else Cell("–", _no_excess(one)),
             Cell(", ".join(dict.fromkeys(one.get("picked") or ()))),
         )
         for name, one in found.items()
@@ -118,6 +118,12 @@ def numbers(audit: Mapping[str, Any]) -> Section | None:
         "the number: validation picks one. 100 % is all of its variance, 0 % no better than the mean."
     )
     return Section("numbers", "Read as numbers", "Numbers", note, (Block(tables=(made,)),))
+
+
+def _no_excess(one: Mapping[str, Any]) -> str:
+    if not one.get("original"):
+        return "no original to compare with"
+    return "the original tells no more than y" if one.get("target") else "the original tells nothing"
 
 
 def recovery(audit: Mapping[str, Any]) -> Section | None:
