@@ -97,7 +97,7 @@ def test_the_column_can_be_named(values):
         (np.zeros(3), r"\[n, D\], \[n, T, D\] or \[n, C, H, W\].*efface\.certify"),
         (np.zeros((0, 3)), r"float64 \[0, 3\]"),
         (np.array([["a"]]), "<U1"),
-        (np.full((3, 2), np.nan), r"3 rows of 'features' hold numbers that are not finite \(first: row 0\)"),
+        (np.full((3, 2), np.nan), r"3 rows of 'features' hold numbers that are not finite in float32 \(first: row 0\)"),
         (pa.table({"h": [[1.0], [1.0, 2.0]]}), "lists of one length in every row.*lengths from 1 to 2"),
         (pa.table({"h": [[1.0], None]}), "1 rows of column 'h' have no embedding"),
         (3, "a table, a mapping of columns or a path"),

@@ -77,6 +77,15 @@ def test_the_worth_of_what_is_planted_is_what_a_perfect_reader_gains():
     assert made.powerless is None
 
 
+def test_nothing_is_planted_where_y_tells_z_though_the_model_errs():
+    features = drawn(tied=1.0)
+    wrong = {name: logits.clone() for name, logits in features.logits.items()}
+    for logits in wrong.values():
+        logits[::10] = logits[::10].flip(1)
+    made = plant(staged(dataclasses.replace(features, logits=wrong)), np.random.default_rng(0))
+    assert made.powerless == DETERMINED
+
+
 def staged(features, seed=0):
     settings = settings_of("linear")
     return Stage.of(Arena.make(features, column(2), settings, "x"), 1.0, np.random.default_rng(seed))

@@ -10,6 +10,7 @@ from torch import nn
 from audit_helpers import dataset, network
 from efface.audit.features import INPUT, LOGITS, cache_key, extract, extract_layers, row_codes
 from efface.errors import AuditError, CutError
+from efface.models import build
 from efface.models.state import evaluating
 
 
@@ -134,7 +135,12 @@ def test_errors(tmp_path):
         extract(model, data, "layer9", cache=tmp_path)
     with torch.no_grad():
         model[0].weight[0] = float("nan")
-    with pytest.raises(AuditError, match=r"features hold values that are not finite"):
+    with pytest.raises(AuditError, match=r"features at `2` hold values that are not finite"):
+        extract(model, data, "2", cache=tmp_path)
+    model = network()
+    with torch.no_grad():
+        model[-1].weight.fill_(float("nan"))
+    with pytest.raises(AuditError, match=r"logits hold values that are not finite"):
         extract(model, data, "2", cache=tmp_path)
 
 
@@ -272,3 +278,5 @@ def test_models_that_differ_outside_their_state_do_not_share_a_cache(tmp_path):
 def test_a_model_that_cannot_read_the_images_says_so():
     with pytest.raises(CutError, match=r"can't read images \[.*3, 8, 8\] \(torch.float32\): mat1 and mat2"):
         extract(nn.Sequential(nn.Flatten(), nn.Linear(10, 2)), dataset(), "0")
+    with pytest.raises(CutError, match=r"can't read images .*: Input height \(8\) doesn't match model"):
+        extract(build("vit_tiny_patch16_224", 2, 224, depth=1), dataset(), "blocks.0")

@@ -302,6 +302,47 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
             ["model.at", "a named layer", "--measure"],
         ),
         (["compare", "toyfaces-smiling-glasses", "--set", "model.at=auto"], ["model.at", "a named layer"]),
+        (
+            [
+                "run",
+                "toyfaces-smiling-glasses",
+                *SETTINGS,
+                "--set",
+                "engine.device=tpu",
+                "--set",
+                "engine.batch_size=100000",
+                "--set",
+                "data.shift=99",
+            ],
+            ["engine.device=tpu", "`engine.batch_size` to be at most", "the images of the train split", "`data.shift`"],
+        ),
+        (
+            ["run", "toyfaces-smiling-glasses", "--set", "data.target=smilng", "--set", "model.name=resnet1"],
+            ["2 problems", "'smiling'", "`model.name`"],
+        ),
+        (
+            ["run", "toyfaces-smiling-glasses", *SETTINGS, "--set", "model.name=convnext_atto"],
+            ["--set 'model.options={}' leaves them out"],
+        ),
+        (["run", "toyfaces-smiling-glasses", "--set", "data.attributes=glasses"], ["a list, such as [glasses]"]),
+        (["run", "toyfaces-smiling-glasses", "--data", ""], ["`data.source` to be a folder"]),
+        (["compare", "toyfaces-smiling-glasses", "--methods", ""], ["at least one"]),
+        (
+            [
+                "audit",
+                "--features",
+                "no.npy",
+                "--labels",
+                "no.csv",
+                "--attributes",
+                "race",
+                "--set",
+                "data.limit=5",
+                "--set",
+                "audit.view=logits",
+            ],
+            ["2 problems", "no setting of 'data' has any effect", "audit.view"],
+        ),
     ],
 )
 def test_errors_are_one_screen_with_exit_code_2(arguments, words, here, tmp_path):
@@ -314,6 +355,14 @@ def test_errors_are_one_screen_with_exit_code_2(arguments, words, here, tmp_path
     flat = " ".join(said.replace("│", " ").split())
     for word in words:
         assert word in flat, said
+
+
+def test_nothing_is_written_into_the_folder_of_a_run(finished, here):
+    for command in (["sweep", "toyfaces-smiling-glasses", "--trials", "1"], ["compare", "toyfaces-smiling-glasses"]):
+        code, _, said = here(*command, "--out", str(finished))
+        assert code == 2
+        assert "holds a run or an audit" in " ".join(said.replace("│", " ").split())
+    assert not (finished / "study.log").exists()
 
 
 def test_an_error_before_training_leaves_no_half_run_behind(tmp_path):

@@ -193,8 +193,13 @@ def test_rows_of_other_settings_are_not_joined(finished, tmp_path):
     value["config"]["engine"]["lr"], value["preserve"] = 0.5, ["hat"]
     other.write_text(json.dumps(value))
     foreign.write_text("[]")
+    broken = [tmp_path / f"broken-{number}.json" for number in range(3)]
+    for path, damage in zip(broken, ({"rows": 5}, {"rows": [{"method": "leace"}]}, {"environment": {}}), strict=True):
+        path.write_text(json.dumps({**board(finished), **damage}))
+    files = [other, foreign, missing, *broken]
     with pytest.raises(ConfigError) as caught:
-        compare(find_config(PRESET, TINY), "leace", 1, tmp_path / "c", overrides=TINY, join=[other, foreign, missing])
+        compare(find_config(PRESET, TINY), "leace", 1, tmp_path / "c", overrides=TINY, join=files)
+    assert len(caught.value.problems) == 6
     for text in (
         "engine.lr 0.5 there, 0.002 here",
         "columns to keep ['hat'] there, [] here",

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import data_files
-from data_files import encoded, noise
+from data_files import encoded, noise, write_csv, write_png
 from efface.config import DataConfig
 from efface.data.load import load, load_dataset
+from efface.data.sources.folder import read_csv
 from efface.errors import DataError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -283,7 +284,10 @@ def test_a_mistyped_folder_beside_others_is_a_path(tmp_path, monkeypatch, read):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ConnectionError("Couldn't reach"), "can't be had from the Hugging Face hub: .*give the folder instead"),
+        (
+            ConnectionError("Couldn't reach"),
+            "can't be had from the Hugging Face hub: .*give a folder that you have: --data DIR",
+        ),
         (ValueError("Config name is missing"), r"needs more: Config name is missing \(--set data.options"),
     ],
 )
@@ -299,6 +303,28 @@ def test_hub_options_and_empty_hub_data(monkeypatch, read):
         read("a/b", confg="x")
     with pytest.raises(DataError, match="has no rows"):
         read("a/b")
+
+
+def test_a_split_column_of_other_words_is_no_license_to_redraw(tmp_path, read):
+    """Whom the user held out would be trained on."""
+    for row in range(12):
+        write_png(tmp_path / "a" / f"{row}.png", noise(row))
+    rows = [[f"{row}.png", row % 2, row % 3, "fit" if row < 8 else "holdout"] for row in range(12)]
+    write_csv(tmp_path / "a" / "metadata.csv", ["file_name", "gender", "race", "split"], rows)
+    with pytest.raises(
+        DataError, match=r"Expected `column split` to be names of splits, but got 'fit, holdout'\. Known"
+    ):
+        read(tmp_path / "a")
+
+
+def test_tables_that_are_no_comma_separated_utf8_say_so(tmp_path):
+    (tmp_path / "a.csv").write_text("id;race\n1;2\n")
+    with pytest.raises(DataError, match=r"columns separated by commas .*, but got \"one column with ';' in its name\""):
+        read_csv((tmp_path / "a.csv").read_bytes(), tmp_path / "a.csv")
+    with pytest.raises(DataError, match="is not UTF-8"):
+        read_csv("race\nn\u00e9\n".encode("latin-1"), tmp_path / "b.csv")
+    with pytest.raises(DataError, match="has no rows below its header"):
+        read_csv(b"race\n", tmp_path / "c.csv")
 
 
 def test_empty_folders_files_and_tables(tmp_path, read):

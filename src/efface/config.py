@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from efface.errors import ConfigError, Problems, did_you_mean, expected
+from efface.errors import ConfigError, EffaceError, Problems, did_you_mean, expected
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -36,6 +36,15 @@ class Section(BaseModel):
     """A part of the configuration: frozen, no unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _refused(error, type(self)) from None
+
+    # To pydantic, this is BaseModel's own: a section within a section is not made by it.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
 
 class DerivedColumn(Section):
@@ -349,11 +358,7 @@ class Config(Section):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            problems = Problems(ConfigError)
-            for detail in error.errors():
-                problems.add(_explain(detail))
-            problems.raise_if_any()
-            raise
+            raise _refused(error, cls) from None
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -410,19 +415,29 @@ def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, A
     return result
 
 
-def _explain(detail: Any) -> str:
+def _refused(error: ValidationError, section: type[Section]) -> EffaceError:
+    """One error for all of pydantic's findings."""
+    problems = Problems(ConfigError)
+    for detail in error.errors():
+        problems.add(_explain(detail, section))
+    return problems.collected()
+
+
+def _explain(detail: Any, section: type[Section]) -> str:
     """One line for one of pydantic's findings: where, what was expected, what was given, what to try."""
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         parents = [str(part) for part in detail["loc"][:-1]]
-        return f"Unknown setting `{where}`. {did_you_mean(str(detail['loc'][-1]), _names(parents))}"
+        return f"Unknown setting `{where}`. {did_you_mean(str(detail['loc'][-1]), _names(section, parents))}"
+    if detail["type"] == "tuple_type":
+        return f"`{where}`: expected a list, such as [{detail['input']}], but got {detail['input']!r}."
     wanted = detail["msg"][0].lower() + detail["msg"][1:]
     return f"`{where}`: {wanted}, but got {detail['input']!r}."
 
 
-def _names(parents: list[str]) -> list[str]:
-    """Names that are valid in a section."""
-    section: Any = Config
+def _names(root: type[Section], parents: list[str]) -> list[str]:
+    """Names that are valid in a section of a section."""
+    section: Any = root
     for parent in parents:
         # In a mapping of sections (data.derive) the parent is a key of the user's own.
         section = get_args(section)[1] if get_origin(section) is dict else section.model_fields[parent].annotation

@@ -95,6 +95,11 @@ class Problems:
         """Note one problem."""
         self.messages.append(message)
 
+    def check(self, argument: str, value: object, kinds: type | tuple[type, ...], wanted: str) -> None:
+        """Note a problem where an argument is of none of these types."""
+        if not isinstance(value, kinds):
+            self.add(expected(argument, wanted, value))
+
     def attempt(self, step: Callable[[], T]) -> T | None:
         """Return what a step returns; None, and its problems noted, where it fails."""
         try:
@@ -105,16 +110,19 @@ class Problems:
             return None
 
     def raise_if_any(self) -> None:
-        """Raise the collected problems as one error, numbered if there are several.
+        """Raise the collected problems as one error."""
+        if self.messages:
+            raise self.collected()
+
+    def collected(self) -> EffaceError:
+        """Return the collected problems, one at least, as one error, numbered if there are several.
 
         Its type is that of the errors that were noted, if they have one in common.
         """
-        if not self.messages:
-            return
         kind = next(iter(self._caught)) if len(self._caught) == 1 else self.error
         if len(self.messages) == 1:
-            raise kind(self.messages[0])
+            return kind(self.messages[0])
         lines = "\n".join(f"{i}. {message}" for i, message in enumerate(self.messages, 1))
         error = kind(f"{len(self.messages)} problems:\n{lines}")
         error.problems = tuple(self.messages)
-        raise error
+        return error

@@ -22,7 +22,9 @@ FEWEST = 2
 """Decimal columns from which on they are taken for an embedding, one number each."""
 
 
-def read_features(source: Any, column: str | None = None) -> tuple[FeatureArray, RawLabels | None]:
+def read_features(
+    source: Any, column: str | None = None, argument: str = "features"
+) -> tuple[FeatureArray, RawLabels | None]:
     """Return embeddings, and the other columns where they come in a table.
 
     Args:
@@ -30,6 +32,7 @@ def read_features(source: Any, column: str | None = None) -> tuple[FeatureArray,
             file or folder, a folder of ``save_to_disk``; or a hub name.
         column: Column of the table with the embeddings; None finds the only one that holds lists of numbers, else takes
             all columns of decimal numbers.
+        argument: What messages call it.
 
     Returns:
         ``[n, D]``, ``[n, T, D]`` or ``[n, C, H, W]`` float32; and the table, without that column, or None.
@@ -37,14 +40,20 @@ def read_features(source: Any, column: str | None = None) -> tuple[FeatureArray,
     Raises:
         DataError: The source can't be read, or holds no embeddings.
     """
-    if isinstance(source, (str, Path)) and Path(source).suffix == ".npy":
-        return _checked(_load_npy(Path(source)), str(source)), None
+    if isinstance(source, (str, Path)) and is_array(source):
+        return _checked(_load_npy(Path(source), argument), str(source)), None
     if hasattr(source, "detach"):
         source = source.detach().float().cpu().numpy()
     if isinstance(source, np.ndarray):
-        return _checked(source, "features"), None
-    labels = read_table(source, "features")
+        return _checked(source, argument), None
+    labels = read_table(source, argument)
     return _out_of_table(labels, column, _called(source))
+
+
+def is_array(source: Any) -> bool:
+    """Whether a source of embeddings is an array, a tensor or a .npy file: without columns."""
+    stored = isinstance(source, (str, Path)) and Path(source).suffix == ".npy"
+    return stored or isinstance(source, np.ndarray) or hasattr(source, "detach")
 
 
 def read_table(source: Any, argument: str = "labels") -> RawLabels:
@@ -73,11 +82,11 @@ def read_table(source: Any, argument: str = "labels") -> RawLabels:
     raise DataError(expected(argument, "a table, a mapping of columns or a path", type(source).__name__))
 
 
-def _load_npy(path: Path) -> np.ndarray:
+def _load_npy(path: Path, argument: str) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise DataError(expected("features", "a file that exists", str(path))) from None
+        raise DataError(expected(argument, "a file that exists", str(path))) from None
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"Cannot read the array {str(path)!r}: {error}.") from None
 
@@ -90,11 +99,14 @@ def _checked(values: np.ndarray, name: str) -> FeatureArray:
         )
         wanted = "numbers of shape [n, D], [n, T, D] or [n, C, H, W]"
         raise DataError(expected(name, wanted, f"{values.dtype} {list(values.shape)}", hint))
-    found = np.ascontiguousarray(values, np.float32)
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(values, np.float32)
     bad = ~np.isfinite(found.reshape(len(found), -1)).all(1)
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
-        raise DataError(f"{int(bad.sum())} rows of {name!r} hold numbers that are not finite (first: row {first}).")
+        raise DataError(
+            f"{int(bad.sum())} rows of {name!r} hold numbers that are not finite in float32 (first: row {first})."
+        )
     return found
 
 
@@ -113,7 +125,7 @@ def _read_path(path: Path, name: str, argument: str) -> RawLabels:
             return _of_parquet(files)
         raise DataError(f"The folder {name!r} for `{argument}` holds no parquet file and no saved data set.")
     if path.exists() or path.suffix or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        kinds = KINDS if argument == "features" else KINDS.replace("a .npy file", "CSV")
+        kinds = KINDS if argument != "labels" else KINDS.replace("a .npy file", "CSV")
         raise DataError(expected(argument, kinds, name, "" if path.exists() else "There is no such file."))
     from efface.data.sources.hub import _download
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from efface.config import AuditConfig
 from efface.data.batches import normalised
 from efface.data.dataset import AttributeDataset
 from efface.data.schema import SPLITS
-from efface.errors import did_you_mean, expected
+from efface.errors import AuditError, Problems, did_you_mean, expected
 from efface.models.state import evaluating
 
 
@@ -74,9 +75,11 @@ def audit(
         name: What the audit is called in the report.
 
     Raises:
-        AuditError: An attacker is unknown, a split is empty, or a split has nobody whose attribute is known.
+        AuditError: An argument is of another type, an attacker is unknown, a split is empty, or a split has nobody
+            whose attribute is known.
         CutError: A model has no such layer, or the layer does not return one tensor.
     """
+    _check_types(model, data, at, original, config, attackers)
     layers = (at,) if isinstance(at, str) else tuple(at)
     config = config or AuditConfig()
     releases = releases or Releases(config.releases)
@@ -217,6 +220,19 @@ class ModelSource:
     @staticmethod
     def _splits(audited: str) -> list[str]:
         return [name for name in SPLITS if name in ("train", "validation", audited)]
+
+
+def _check_types(model: object, data: object, at: object, original: object, config: object, attackers: object) -> None:
+    problems = Problems(AuditError)
+    problems.check("model", model, nn.Module, "a torch.nn.Module")
+    problems.check("data", data, AttributeDataset, "what `efface.load_dataset` returns")
+    problems.check("at", at, (str, list, tuple), "a layer's name, or several")
+    problems.check("original", original, (nn.Module, NoneType), "a torch.nn.Module")
+    hint = "an efface.AuditConfig, such as AuditConfig(suite='quick')"
+    problems.check("config", config, (AuditConfig, NoneType), hint)
+    for one in attackers if isinstance(attackers, (list, tuple)) else ():
+        problems.check("attackers", one, Attacker, "attackers of your own; by name: AuditConfig(attackers=('mlp',))")
+    problems.raise_if_any()
 
 
 def data_problems(data: AttributeDataset, config: AuditConfig) -> list[str]:

@@ -197,11 +197,16 @@ def plant(stage: Stage, generator: np.random.Generator, answers: bool = False) -
     powerless = None
     if pattern.amplitude == 0:
         powerless = UNWRITTEN
-    elif 1 - copy.floor < ROOM:
+    elif 1 - max(copy.floor, _told_by(stage.target["train"], train.labels.numpy())) < ROOM:
         powerless = DETERMINED
     elif _gain(read, blind, Resampling())[1][0] <= 0:
         powerless = TOO_FEW.format(len(audited))
     return Planted(replace(stage, views=views), pattern, blind, read, powerless)
+
+
+def _told_by(y: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
+    """Accuracy of the most frequent label within each y, on the people who show it."""
+    return float(sum(np.bincount(labels[y == one]).max() for one in np.unique(y)) / len(y))
 
 
 def listen(

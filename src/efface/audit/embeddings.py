@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int, Int8
 
-from efface.audit.arrays import read_features, read_table
+from efface.audit.arrays import is_array, read_features, read_table
 from efface.audit.attackers import Attacker
 from efface.audit.conclude import Job, conclude, prepare
 from efface.audit.features import FeatureSet, row_codes
@@ -148,7 +148,11 @@ def load_embeddings(
     """
     problems = Problems(DataError)
     values, table = problems.attempt(lambda: read_features(features, column)) or (None, None)
-    before = None if original is None else (problems.attempt(lambda: read_features(original, column)) or (None,))[0]
+    before = None
+    if original is not None:
+        before = (problems.attempt(lambda: read_features(original, column, "original")) or (None,))[0]
+    if column is not None and all(map(is_array, (features, features if original is None else original))):
+        problems.add(expected("column", "left out: an array has no columns", column))
     if labels is not None:
         beside, table = table, problems.attempt(lambda: read_table(labels))
         table = _with_split(table, beside)

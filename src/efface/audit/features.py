@@ -261,7 +261,7 @@ def forward(
     """Run one batch; return what the layers released and the logits, in float32, on the CPU.
 
     Raises:
-        AuditError: Features are not finite.
+        AuditError: Features or logits are not finite.
         CutError: A layer does not return one tensor, once.
     """
     with (
@@ -279,12 +279,15 @@ def forward(
     for layer in layers:
         if layer not in released:
             raise CutError(f"The model does not call its layer `{layer}` in a forward pass: nothing is released there.")
-        if not torch.isfinite(released[layer]).all():
-            what = "features" if len(layers) == 1 else f"features at `{layer}`"
-            raise AuditError(
-                f"The {what} hold values that are not finite. Try `precision='32-true'`, or other weights."
-            )
+    for what, values in ((f"features at `{layer}`", released[layer]) for layer in layers):
+        _refuse_infinite(what, values)
+    _refuse_infinite("logits", found)
     return {name: value.float().cpu() for name, value in released.items()}, found
+
+
+def _refuse_infinite(what: str, values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise AuditError(f"The {what} hold values that are not finite. Try `precision='32-true'`, or other weights.")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.errors import AuditError, expected
-from efface.report.words import certified_bound, upwards
+from efface.report.words import aum_text, certified_bound, upwards
 
 SCHEMA_VERSION = "1.1"
 OPTIONAL = (
@@ -280,7 +280,7 @@ def _attribute_lines(name: str, found: Mapping[str, Any], controls: Mapping[str,
             f"  certified: no attacker can exceed {bound:.3f} with {sure:.0%} confidence (assumptions: the report)"
         )
     if found["aum"] is not None:
-        lines.append(f"  AUM {found['aum']:.3f} (ceiling {found['aum_ceiling']:.3f})")
+        lines.append(f"  AUM {aum_text(found)}")
     if controls is not None:
         lines.append(f"  {_control_line(controls)}")
     lines += [f"  unfit: {row['name']} {row['unfit']}" for row in found["attackers"] if row.get("unfit")]

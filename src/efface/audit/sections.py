@@ -27,6 +27,7 @@ from efface.audit.selectivity import selectivity
 from efface.audit.subject import Subject
 from efface.data.schema import Column, Schema
 from efface.errors import AuditError
+from efface.report.words import upwards
 
 PROBES = ("linear", "mlp")
 COLUMN_PROBES = ("least-squares", "mlp-small")
@@ -208,5 +209,5 @@ def certificate(subject: Subject, column: Column, confidence: float) -> dict[str
     if fitted:
         people = {"people": subject.rows[subject.split], "fitted": np.concatenate(fitted)}
     found = certify(codes[subject.split], labels, confidence, **people)
-    # A bound that no attacker could break says nothing.
-    return found.to_dict() if found.tighter < 1 and found.n_codes < found.n else None
+    # A bound that no attacker could break, as printed, says nothing.
+    return found.to_dict() if upwards(found.tighter) < 1 and found.n_codes < found.n else None

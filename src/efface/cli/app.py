@@ -34,6 +34,7 @@ def main() -> None:
     from efface.cli import audit, bench, compare, ls, report, reproduce, run, sweep  # noqa: F401
 
     keep_freed_memory()
+    sys.path.insert(0, "")  # as `python -m` does: a user's module in the folder where the command is run is found
     try:
         app()
     except EffaceError as error:

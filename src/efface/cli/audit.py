@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -174,17 +173,30 @@ def _audit_run(run: Path, settings: dict[str, Any], sets: list[str], quiet: bool
     return audit_again(run, split=settings.pop("split", None), progress=not quiet, **settings)
 
 
+def _check_array_settings(sets: list[str]) -> None:
+    """Refuse settings that mean nothing for embeddings."""
+    from efface.config import override
+
+    problems, more = Problems(ConfigError), override({}, sets)
+    for section in sorted(set(more) - {"audit", "name", "seed"}):
+        problems.add(f"--set {section}…: --features is read as it is; no setting of {section!r} has any effect.")
+    audit = more.get("audit")
+    for name in ("layers", "releases", "view"):
+        if isinstance(audit, dict) and name in audit:
+            problems.add(f"--set audit.{name}: embeddings have one layer, released as it is. Leave it out.")
+    problems.raise_if_any()
+
+
 def _audit_foreign(
     kind: str, source: str, given: Mapping[str, Any], settings: dict[str, Any], sets: list[str], quiet: bool
 ) -> Any:
     from efface.experiments.foreign import Output, audit_arrays, audit_model, model_config
 
-    # As `python -m` does: a module in the folder where the command is run is found.
-    sys.path.insert(0, "")
     output = Output(given["--out"], bool(given["--overwrite"]), not quiet)
     attributes, original = _names(given["--attributes"]), given["--original"]
     common: dict[str, Any] = {"audit": settings, "seed": given["--seed"]}
     if kind == ARRAYS:
+        _check_array_settings(sets)
         config = model_config({**common, "name": given["--name"] or Path(source).stem or "embeddings"}, sets)
         arrays = {
             "features": source,

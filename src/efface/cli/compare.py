@@ -77,7 +77,7 @@ def compare(
     try:
         board, folder = make_comparison(
             settings,
-            methods or list(known) or "all",
+            methods if methods is not None else list(known) or "all",
             seeds,
             out,
             variants=known,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
 
 from efface.config import Config, DataConfig, DerivedColumn
@@ -93,9 +94,10 @@ def load_dataset(
         >>> data.image_shape, data.target.name
         ((3, 48, 48), 'smiling')
     """
+    problems = Problems(DataError)
+    _check_types(source, target, attributes, {"size": size, "limit": limit, "seed": seed}, problems)
     names = [attributes] if isinstance(attributes, str) else list(attributes)
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    problems = Problems(DataError)
     derived = _derived(derive or {}, problems)
     _check_arguments(layout, names, size, limit, fractions, problems)
     if str(source) == "toyfaces" or layout == "toyfaces":
@@ -118,6 +120,22 @@ def _derived(derive: Mapping[str, DerivedColumn | Mapping[str, Any]], problems: 
     except ConfigError as error:
         problems.add(str(error))
         return {}
+
+
+def _check_types(
+    source: object, target: object, attributes: object, numbers: Mapping[str, object], problems: Problems
+) -> None:
+    """Tell of arguments of other types, before anything is done with them."""
+    problems.check("data.source", source, (str, Path), "a folder, a hub name or toyfaces")
+    if isinstance(source, str) and not source.strip():
+        problems.add(expected("data.source", "a folder, a hub name or toyfaces", source))
+    problems.check("data.target", target, str, "the name of a column")
+    problems.check("data.attributes", attributes, (str, list, tuple), "names of columns")
+    for name, value in numbers.items():
+        problems.check(f"data.{name}" if name != "seed" else name, value, (int, NoneType), "an integer")
+    if isinstance(numbers["seed"], int) and numbers["seed"] < 0:
+        problems.add(expected("seed", "an integer from 0 on", numbers["seed"]))
+    problems.raise_if_any()
 
 
 def _check_arguments(

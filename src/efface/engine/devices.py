@@ -41,7 +41,7 @@ def device_for(config: EngineConfig) -> torch.device:
     """
     try:
         return _fabric()(accelerator=config.device, devices=_own_device(config)).device
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ImportError) as error:
         raise _unusable(config, error) from None
 
 
@@ -60,7 +60,7 @@ def make_fabric(config: EngineConfig, blocks: int = 1) -> Fabric:
     torch.set_num_threads(choose_threads(config.threads, _processes_here(config, blocks)))
     try:
         fabric = _launched(config)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ImportError) as error:
         raise _unusable(config, error) from None
     _check_graphs(config, fabric.device)
     return fabric

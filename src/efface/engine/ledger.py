@@ -73,7 +73,8 @@ class Ledger:
 
     def __init__(self, config: EngineConfig, job: Job, per_epoch: int, writes: bool = True):
         if not per_epoch:
-            raise TrainingError("The train split does not fill one batch. Lower `engine.batch_size`.")
+            size = config.batch_size
+            raise TrainingError(f"The train split does not fill one batch of {size}. Lower `engine.batch_size`.")
         self.plan = Plan(config.epochs * per_epoch, per_epoch, config.log_every, config.checkpoint_every)
         self.job, self.writes = job, writes
         self.log = MetricsLog(job.folder / "metrics.jsonl" if writes and job.folder else None, job.model)

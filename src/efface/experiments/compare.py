@@ -19,7 +19,7 @@ from efface.engine.devices import device_for
 from efface.errors import ConfigError, EffaceError, Problems, expected
 from efface.experiments.cells import ORIGINAL, Cell, train_apart
 from efface.experiments.environment import describe
-from efface.experiments.folder import RunFolder
+from efface.experiments.folder import RunFolder, refuse_runs
 from efface.experiments.joined import Joined, mark_of, read_joined
 from efface.experiments.leaderboard import Leaderboard, portable_environment, row_of
 from efface.experiments.runner import fresh_model, preflight, refuse_auto, refuse_several_processes
@@ -303,8 +303,7 @@ def check_folder(folder: RunFolder, config: Config, resume: bool, overwrite: boo
     Raises:
         ConfigError: It does.
     """
-    if (folder.path / "audit.json").exists():
-        raise ConfigError(f"{str(folder.path)!r} holds a run or an audit. Name another folder with --out.")
+    refuse_runs(folder.path)
     folder.check(config, resume, overwrite)
 
 

@@ -27,6 +27,12 @@ def _refuse_others(saved: Path) -> None:
         raise ConfigError(f"{where!r} holds a config.yaml of something else. Name another folder with --out.") from None
 
 
+def refuse_runs(path: Path) -> None:
+    """Raise ConfigError for a folder that holds a run or an audit: nothing else is written there."""
+    if (path / "audit.json").exists() or (path / "model.safetensors").exists():
+        raise ConfigError(f"{str(path)!r} holds a run or an audit. Name another folder with --out.")
+
+
 class RunFolder:
     """Paths and files of one run.
 

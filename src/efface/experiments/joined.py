@@ -87,7 +87,7 @@ def _read(path: Path, config: Config, about: Mapping[str, Any]) -> dict[str, Any
         board = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot read {str(path)!r}: {error}. --join takes a leaderboard.json.") from None
-    if not isinstance(board, dict) or not {"rows", "config", "environment"} <= board.keys():
+    if not _is_board(board):
         raise ConfigError(expected("--join", "the leaderboard.json of `efface compare`", str(path)))
     try:
         there = _comparable(Config.from_mapping(board["config"]))
@@ -102,6 +102,18 @@ def _read(path: Path, config: Config, about: Mapping[str, Any]) -> dict[str, Any
             "Give the same settings, or make its rows again."
         )
     return board
+
+
+def _is_board(board: Any) -> bool:
+    """Whether this is what ``compare`` writes, as far as it is read here."""
+    if not isinstance(board, dict) or not {"rows", "config", "environment"} <= board.keys():
+        return False
+    environments = [board["environment"], *(board.get("joined") or ())]
+    return (
+        isinstance(board["rows"], list)
+        and all(isinstance(row, dict) and {"method", "seed"} <= row.keys() for row in board["rows"])
+        and all(isinstance(one, dict) and "started" in one for one in environments)
+    )
 
 
 def _origins(board: Mapping[str, Any], row: Mapping[str, Any]) -> list[Mapping[str, Any]]:

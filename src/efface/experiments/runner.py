@@ -19,6 +19,7 @@ from efface.audit import AuditResult, audit
 from efface.audit.audit import build_suite
 from efface.audit.features import check_layers
 from efface.config import Config
+from efface.data.batches import Batches
 from efface.data.dataset import AttributeDataset
 from efface.data.load import load
 from efface.engine import Job
@@ -32,6 +33,7 @@ from efface.methods import UnlearnedModel, find_method, released_data, restore
 from efface.methods.layers import check_outputs
 from efface.models import build, split
 from efface.models.measure import auto_goal
+from efface.models.zoo import check_name
 from efface.report import render_report, write_model_card
 
 
@@ -149,11 +151,24 @@ def preflight(config: Config, read: Callable[[], AttributeDataset]) -> Attribute
     if method is not None and data is not None:
         problems.attempt(partial(method.check, config.method, data))
     problems.attempt(lambda: build_suite(config.audit.attackers))
+    problems.attempt(lambda: device_for(config.engine))
+    if data is None:
+        problems.attempt(lambda: check_name(config.model.name))
+    else:
+        problems.attempt(partial(_check_batches, config, data))
     if data is not None and auto_goal(config.model.at) is None:
         problems.attempt(partial(_check_model, config, data))
     problems.raise_if_any()
     assert data is not None
     return data
+
+
+def _check_batches(config: Config, data: AttributeDataset) -> None:
+    problems, people, size = Problems(ConfigError), len(data.rows("train")), config.engine.batch_size
+    problems.attempt(lambda: Batches(data, "train", size, augment=(config.data.flip, config.data.shift)))
+    if size > people:
+        problems.add(expected("engine.batch_size", f"at most {people}, the images of the train split", size))
+    problems.raise_if_any()
 
 
 def _check_model(config: Config, data: AttributeDataset) -> None:

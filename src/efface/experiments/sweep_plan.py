@@ -8,6 +8,7 @@ from pathlib import Path
 
 from efface.config import Config
 from efface.errors import ConfigError, Problems, expected
+from efface.experiments.folder import refuse_runs
 from efface.experiments.paper.cells import Cell, Workshop, portable
 from efface.experiments.presets import find_config
 from efface.experiments.runner import refuse_several_processes
@@ -135,6 +136,7 @@ class Sweep:
                 problems.add(expected("--search", "the name of a setting that is a number", one.name))
         if self.folder.exists() and not self.folder.is_dir():
             problems.add(expected("--out", "a folder", str(self.folder)))
+        problems.attempt(lambda: refuse_runs(self.folder))
         problems.raise_if_any()
 
     def workshop(self, tell: Callable[[str], None] = lambda _: None) -> Workshop:

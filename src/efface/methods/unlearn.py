@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 
 from torch import nn
 
@@ -11,7 +12,7 @@ from efface.config import EngineConfig, MethodConfig
 from efface.data.dataset import AttributeDataset
 from efface.engine import Job
 from efface.engine.cuts import settle_cut
-from efface.errors import ConfigError, did_you_mean, expected
+from efface.errors import ConfigError, Problems, did_you_mean, expected
 from efface.methods.adversarial import Adversarial
 from efface.methods.base import Method, Registry, UnlearnedModel
 from efface.methods.detachment import Detachment
@@ -97,10 +98,11 @@ def unlearn(
         method puts a layer at the cut.
 
     Raises:
-        ConfigError: A setting does not fit.
+        ConfigError: A setting does not fit, or an argument is of another type.
         CutError: The model can't be cut at the layer; the message names those where it can.
         TrainingError: Training met a loss that is not finite.
     """
+    check_types({"model": model, "data": data, "at": at, "method": method, "engine": engine, "augment": augment})
     config = method if isinstance(method, MethodConfig) else MethodConfig()
     if isinstance(method, str):
         config = MethodConfig.model_validate({**find_method(method).suggested, "name": method})
@@ -124,6 +126,25 @@ def unlearn(
     if job.folder is not None:
         job.folder.mkdir(parents=True, exist_ok=True)
     return chosen.fit(model, data, cuts, config, engine, job)
+
+
+def check_types(given: Mapping[str, object]) -> None:
+    """Refuse arguments of other types, all at once: a mapping of settings would otherwise be passed over.
+
+    Raises:
+        ConfigError: With the problems.
+    """
+    problems = Problems(ConfigError)
+    problems.check("model", given["model"], nn.Module, "a torch.nn.Module; by name: `efface.build_model`")
+    problems.check("data", given["data"], AttributeDataset, "what `efface.load_dataset` returns")
+    problems.check("at", given["at"], (str, list, tuple), "a layer's name, or several")
+    kinds = (Method, MethodConfig, str, NoneType)
+    problems.check(
+        "method", given["method"], kinds, "a name of `efface ls methods`, an efface.MethodConfig or a method"
+    )
+    problems.check("engine", given["engine"], (EngineConfig, NoneType), "an efface.EngineConfig")
+    problems.check("augment", given["augment"], tuple, "(mirror at random, largest shift in pixels)")
+    problems.raise_if_any()
 
 
 def _fingerprint(

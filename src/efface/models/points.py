@@ -53,18 +53,21 @@ def cut_points(model: nn.Module, example: Tensor) -> list[CutPoint]:
         [('0', (1, 3), 15), ('1', (1, 3), 15)]
     """
     run = _observe(model, example, list(offered_names(model)))
-    points = []
+    points, refused = [], None
     for name, seen in run.layers.items():
         if run.is_repeated(name) or seen.output.shape[:1] != example.shape[:1]:
             continue
         try:
             parts = cut(model, (name,))
             verify(parts, example)
-        except CutError:
+        except CutError as error:
+            refused = refused or f"{name}: {error}"
             continue
         share = seen.flops / run.flops if run.flops else 0.0
         kind, shape = type(model.get_submodule(name)).__name__, tuple(seen.output.shape)
         points.append(CutPoint(name, kind, shape, count_parameters(parts.extractor), share))
+    if refused and not points:
+        raise CutError(f"None of the {len(run.layers)} layers can be cut. The first, {refused}")
     return points
 
 

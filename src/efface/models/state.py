@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from efface.errors import CutError
+from efface.errors import CutError, EffaceError
 
 
 @contextmanager
@@ -47,13 +47,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def reading(images: torch.Tensor) -> Iterator[None]:
     """Tell clearly where a model can't read these images: of another size, number of channels or type.
 
+    Models say so in many ways: timm's of one size by an assertion.
+
     Raises:
         CutError: With PyTorch's own reason.
     """
     try:
         yield
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+    except EffaceError:
+        raise
+    except (RuntimeError, AssertionError, ValueError, TypeError, LookupError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CutError(f"The model can't read images {list(images.shape)} ({images.dtype}): {reason}") from error
 
 

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from efface.errors import ConfigError, expected
 
+SHOWN = 5
+"""Names and shapes that a message lists of each kind."""
+
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a state dict into a model in place.
@@ -31,11 +34,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         for what, keys in (("missing:", own.keys() - state.keys()), ("unexpected:", state.keys() - own.keys()))
         if keys
     ]
+    others = [key for key in own if key in state and own[key].shape != state[key].shape]
     found += [
         f"shape of {key}: {list(state[key].shape)} in the file, {list(own[key].shape)} in the model"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
+        for key in others[:SHOWN]
     ]
+    found += [f"shapes of {len(others) - SHOWN} more"] if len(others) > SHOWN else []
     if found:
         hint = "Check `model.name`, `model.stem`, `model.options` and the number of classes."
         head = f"The weights {str(path)!r} don't fit {type(model).__name__}. {hint}"
@@ -53,7 +57,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, _safetensors_error()) as error:
+    except pickle.UnpicklingError:
+        why = "it is no file of torch.save, or holds more than tensors, which is not read"
+        raise ConfigError(
+            f"Cannot read the weights {str(path)!r}: {why}. Give a state dict (.safetensors, .pt)."
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, _safetensors_error()) as error:
         reason = str(error).strip().splitlines()[:1]
         raise ConfigError(f"Cannot read the weights {str(path)!r}: {' '.join(reason)}") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
@@ -70,7 +79,7 @@ def _safetensors_error() -> type[Exception]:
     return error
 
 
-def _listed(keys: set[str], limit: int = 5) -> str:
+def _listed(keys: set[str], limit: int = SHOWN) -> str:
     """The first few names, sorted, and how many more."""
     names = sorted(keys)
     return ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")

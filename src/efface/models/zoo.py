@@ -66,14 +66,25 @@ def build(
     elif name.removeprefix("torchvision/") in _torchvision_names():
         model = _from_torchvision(name.removeprefix("torchvision/"), num_classes, image_size, options)
     else:
-        hint = f"{did_you_mean(name, list_models(), limit=5)} Try `efface ls models`."
-        raise ConfigError(expected("model.name", "a timm or torchvision name, or module:function", name, hint))
+        check_name(name)
     own = ":" in name  # "auto" changes no one's own model
     if stem == "small" or (stem == "auto" and not own and image_size <= SMALL_IMAGES and takes_small_stem(model)):
         shrink_stem(model, name)
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def check_name(name: str) -> None:
+    """Refuse a name of which no model is known; of your own functions nothing is tried.
+
+    Raises:
+        ConfigError: With the nearest name.
+    """
+    known = name.split(".")[0] in _timm_names() or name.removeprefix("torchvision/") in _torchvision_names()
+    if ":" not in name and not known:
+        hint = f"{did_you_mean(name, list_models(), limit=5)} Try `efface ls models`."
+        raise ConfigError(expected("model.name", "a timm or torchvision name, or module:function", name, hint))
 
 
 @lru_cache
@@ -140,4 +151,7 @@ def _construct(name: str, function: Any, *arguments: Any, **options: Any) -> Any
         return function(*arguments, **options)
     except Exception as error:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise ConfigError(f"Cannot build the model {name!r} with {given}: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, TypeError):  # an argument that it does not take
+            reason += ". A preset's `model.options` are for its own model: --set 'model.options={}' leaves them out."
+        raise ConfigError(f"Cannot build the model {name!r} with {given}: {reason}") from error

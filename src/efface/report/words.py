@@ -194,10 +194,15 @@ def aum_text(attribute: Mapping[str, Any]) -> str:
     Example:
         >>> aum_text({"aum": 0.941, "aum_ceiling": 0.9605})
         '0.941 of at most 0.961'
+        >>> aum_text({"aum": 0.549, "aum_ceiling": 0.537})
+        '0.549, above its ceiling of 0.537: attackers do worse than the label floor'
     """
     if not is_number(attribute.get("aum")):
         return DASH
-    return f"{number(attribute['aum'])} of at most {number(attribute['aum_ceiling'])}"
+    aum, ceiling = number(attribute["aum"]), number(attribute["aum_ceiling"])
+    if attribute["aum"] > attribute["aum_ceiling"]:
+        return f"{aum}, above its ceiling of {ceiling}: attackers do worse than the label floor"
+    return f"{aum} of at most {ceiling}"
 
 
 def _told_by_kept(name: str, attribute: Mapping[str, Any], setting: Setting) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from jaxtyping import Int8
 
 from efface.data.schema import SPLITS
+from efface.errors import DataError, expected
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), 0),
@@ -85,6 +86,9 @@ def split_from_column(table: pa.Table, names: Mapping[str, tuple[str, ...]]) -> 
     """Return the splits that a column ``split`` or ``partition`` names, None if there is no such column.
 
     Values may be words (``train``, ``val``, …) or 0, 1, 2 as in CelebA's partition file.
+
+    Raises:
+        DataError: A column ``split`` holds values of which none is known: whom the user held out would be trained on.
     """
     for column in sorted(table.column_names, key=lambda name: name.strip().lower() != "split"):
         if column.strip().lower() not in ("split", "partition"):
@@ -95,6 +99,10 @@ def split_from_column(table: pa.Table, names: Mapping[str, tuple[str, ...]]) -> 
         split = np.asarray(found, np.int8)
         if (split >= 0).any():
             return split
+        strange = sorted({str(words.get(value, value)) for value in values if value is not None})
+        if strange and column.strip().lower() == "split":
+            hint = f"Known words: {', '.join(SPLIT_NAMES)}. Rename the column if it means something else."
+            raise DataError(expected(f"column {column}", "names of splits", ", ".join(strange[:5]), hint))
     return None
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Int8
 
 from efface.data.sources.base import CHUNK, NO_SPLIT, SPLIT_NAMES, Encoded, RawLabels, Source, resolve_split, split_of
 from efface.data.sources.columns import merge_tables
-from efface.errors import DataError, did_you_mean
+from efface.errors import DataError, did_you_mean, expected
 
 
 class FolderSource(Source):
@@ -146,7 +146,14 @@ def read_csv(content: bytes, path: Path, texts: tuple[str, ...] = ()) -> pa.Tabl
     except pa.ArrowInvalid as error:
         raise DataError(f"Cannot read {path.name}: {error}.") from None
     if not table.num_rows:
-        raise DataError(f"No images found: {path.name} has no rows.")
+        raise DataError(f"{path.name} has no rows below its header.")
+    if binary := [field.name for field in table.schema if pa.types.is_binary(field.type)]:
+        raise DataError(f"{path.name} is not UTF-8 (column {binary[0]!r}). Save it as UTF-8.")
+    if table.num_columns == 1 and (other := [mark for mark in ";\t|" if mark in table.column_names[0]]):
+        wanted = "tabs" if path.suffix == ".tsv" else "commas (tabs in a .tsv)"
+        raise DataError(
+            expected(path.name, f"columns separated by {wanted}", f"one column with {other[0]!r} in its name")
+        )
     return table
 
 

@@ -79,7 +79,7 @@ def _download(name: str, options: dict[str, Any]) -> dict[str, Any]:
     try:
         found = datasets.load_dataset(name, None if config is None else str(config), **others)
     except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        advice = "Check the name and the connection, or download it and give the folder instead."
+        advice = "Check the name and the connection, or give a folder that you have: --data DIR (`data.source`)."
         raise DataError(
             f"{name!r} is no folder here, and can't be had from the Hugging Face hub: {error} {advice}"
         ) from None

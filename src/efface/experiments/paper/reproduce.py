@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from efface.errors import ConfigError, Problems, did_you_mean, expected
+from efface.experiments.folder import refuse_runs
 from efface.experiments.paper import figure3, figure4, figure5, figure6, table1, table2, table3
 from efface.experiments.paper.cells import Workshop
 from efface.experiments.paper.page import Page
@@ -68,6 +69,7 @@ def reproduce(
     folder = out or Path("reproduction") / scale
     if folder.exists() and not folder.is_dir():
         raise ConfigError(expected("--out", "a folder", str(folder)))
+    refuse_runs(folder)
     plan = Plan(chosen, tasks, tuple(range(seeds)), tuple(overrides))
     written: list[Path] = []
     for name in names:
