@@ -137,7 +137,10 @@ def layer_points(
     """
     check_layers(model, [*at, LOGITS])
     order = _ordered(model, example)
-    points = {point.name: point for point in cut_points(model, example)}
+    try:
+        points = {point.name: point for point in cut_points(model, example)}
+    except CutError:  # then those that are named are mapped
+        points = {}
     kept = _representatives(list(points.values()))
     outer = [point for point in kept if "." not in point.name]
     inner = [point for point in kept if "." in point.name]

@@ -171,8 +171,6 @@ def measure_cuts(model: nn.Module, images: Tensor, *, bfloat16: bool = False, re
     """
     home = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
     points = cut_points(model, images[:2].to(home))
-    if not points:
-        raise CutError(f"{type(model).__name__} has no layer at which it can be cut.")
     subject = copy.deepcopy(model).to(images.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
     names = [point.name for point in points]

@@ -46,6 +46,9 @@ def cut_points(model: nn.Module, example: Tensor) -> list[CutPoint]:
         model: Left as it was.
         example: ``[B, C, H, W]`` images; a small batch will do.
 
+    Raises:
+        CutError: There is none; with the reason of the first layer.
+
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -66,8 +69,9 @@ def cut_points(model: nn.Module, example: Tensor) -> list[CutPoint]:
         share = seen.flops / run.flops if run.flops else 0.0
         kind, shape = type(model.get_submodule(name)).__name__, tuple(seen.output.shape)
         points.append(CutPoint(name, kind, shape, count_parameters(parts.extractor), share))
-    if refused and not points:
-        raise CutError(f"None of the {len(run.layers)} layers can be cut. The first, {refused}")
+    if not points:
+        why = f" The first tried, {refused}" if refused else ""
+        raise CutError(f"{type(model).__name__} has no layer at which it can be cut.{why}")
     return points
 
 
