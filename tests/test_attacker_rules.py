@@ -234,3 +234,14 @@ def test_components_are_those_of_scikit_learn():
     assert Components.fit(drawn["train"], 12).axes is None
     full = Components.fit(drawn["train"], 12, always=True)
     np.testing.assert_allclose(full.axes.T @ full.axes, np.eye(12), atol=1e-5)
+
+
+def test_attackers_share_the_axes_of_the_same_people():
+    drawn = blobs(width=12, distance=3.0)
+    few = Components.fit(drawn["train"], 4)
+    (kept,) = drawn["train"].source.rotations.values()
+    torch.testing.assert_close(few.axes, kept[1][:, :4])
+    assert Components.fit(drawn["train"], 8).mean is few.mean
+    others = drawn["train"].some(torch.arange(60))
+    assert not torch.equal(Components.fit(others, 4).mean, few.mean)
+    assert len(drawn["train"].source.rotations) == 2

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from audit_helpers import SIZES, column, dataset, feature_set, network
 from efface.audit import AuditResult, audit
@@ -16,7 +17,7 @@ from efface.audit.attribute import Settings, audit_attribute, reachable_floor, u
 from efface.audit.controls import Controls
 from efface.audit.intervals import Resampling
 from efface.audit.metrics import aum
-from efface.audit.reconstruction import choose_people, reconstruct
+from efface.audit.reconstruction import choose_people, reconstruct, slope
 from efface.audit.result import AT_FLOOR, INCONCLUSIVE, LEAKS, Attack
 from efface.audit.threat import Threat
 from efface.config import AuditConfig
@@ -451,6 +452,13 @@ def test_decoders_draw_what_the_features_hold():
     assert good.pictures.shape == (6, 3, 8, 8)
     assert 0 <= bad.ssim < 1
     assert pixels.shape == (450, 192)
+
+
+def test_a_decoder_follows_the_gradient_of_cross_entropy_and_absolute_error():
+    torch.manual_seed(0)
+    logits, images = (3 * torch.randn(4, 3, 8, 8)).requires_grad_(), torch.rand(4, 3, 8, 8)
+    (F.binary_cross_entropy_with_logits(logits, images) + F.l1_loss(logits.sigmoid(), images)).backward()
+    torch.testing.assert_close(slope(logits.detach(), images), logits.grad)
 
 
 def test_people_shown_are_of_each_class_in_turn():

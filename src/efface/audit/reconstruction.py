@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from efface.audit.attackers.training import one_cycle
 from efface.audit.features import FeatureSet
@@ -87,6 +86,13 @@ def reconstruct(
     return _read(decoder.eval(), features, dataset, split, shown, device)
 
 
+def slope(logits: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Return the gradient of the loss by the logits; the loss itself, which nobody reads, would take twice as long."""
+    drawn = logits.sigmoid()
+    missed = drawn - images
+    return drawn.mul_(1 - drawn).mul_(missed.sign()).add_(missed).div_(images.numel())
+
+
 def choose_people(labels: Int[np.ndarray, " n"], classes: int, count: int, seed: int = 0) -> Int[np.ndarray, " m"]:
     """Return places of people to show, each class in turn from the last: half and half where there are two classes.
 
@@ -139,9 +145,8 @@ def _train(
             images = _images(dataset, rows[places]).to(device)
             with torch.autocast(device.type, torch.bfloat16, has_fast_bfloat16()):
                 logits = decoder(source.standardised(places).to(device)).float()
-            loss = F.binary_cross_entropy_with_logits(logits, images) + F.l1_loss(logits.sigmoid(), images)
             optimizer.zero_grad()
-            loss.backward()
+            logits.backward(slope(logits.detach(), images))
             optimizer.step()
             step += 1
         tick()

@@ -139,6 +139,11 @@ class StoredFeatures:
         return values.view(torch.bfloat16).float() if self.rounded else values.float()
 
     @cached_property
+    def rotations(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Means ``[F]`` and principal axes ``[F, K]`` of pooled features that attackers left here, by the people."""
+        return {}
+
+    @cached_property
     def pooled(self) -> Float[Tensor, "n F"]:
         """Summaries of each person's standardised features, as exact as these; computed once for all attackers."""
         chunks = (slice(start, start + CHUNK) for start in range(0, len(self), CHUNK))

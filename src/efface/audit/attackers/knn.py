@@ -55,7 +55,7 @@ class NeighbourAttacker(Attacker):
         from sklearn.neighbors import NearestNeighbors
 
         # Rotated however few they are: the first of unrotated features would be the first by accident.
-        components = Components.fit(train, max(self.widths), budget.seed, always=True)
+        components = Components.fit(train, max(self.widths), always=True)
         people = some_people(train, PEOPLE, budget.seed)
         known, asked = components.of(train, people), components.of(validation)
         labels, shares = train.labels[people], class_shares(train.labels, train.classes)

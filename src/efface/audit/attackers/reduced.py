@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,9 @@ from efface.shapes import Labels
 
 Table = Float[np.ndarray, "n K"]
 FITTED_ON = 20_000
-"""Most people that principal components are computed from, drawn by seed."""
+"""Most people that principal components are computed from, the same for all attackers."""
+KEPT = 128
+"""Axes that are computed at least, so that attackers that want several numbers of them share one computation."""
 CHUNK = 4096
 
 
@@ -32,17 +35,20 @@ class Components:
     axes: Float[Tensor, "F K"] | None
 
     @classmethod
-    def fit(cls, view: FeatureView, most: int, seed: int = 0, always: bool = False) -> Components:
-        """Compute at most so many components; features that are no wider are left unrotated, unless ``always``."""
-        people = some_people(view, FITTED_ON, seed)
-        pooled = view.pooled(people)
-        mean = pooled.mean(0)
-        if pooled.shape[1] <= most and not always:
-            return cls(mean, None)
-        pooled = pooled - mean
-        # eigh sorts by rising variance.
-        axes = torch.linalg.eigh(pooled.T @ pooled / len(pooled)).eigenvectors.flip(1)[:, :most]
-        return cls(mean, axes.contiguous())
+    def fit(cls, view: FeatureView, most: int, always: bool = False) -> Components:
+        """Return at most so many components; features that are no wider are left unrotated, unless ``always``.
+
+        They are kept with the features: whoever asks again, of the same people, gets those.
+        """
+        people = some_people(view, FITTED_ON, 0)
+        width = view.source.pooled.shape[1]
+        if width <= most and not always:
+            return cls(view.pooled(people).mean(0), None)
+        kept, key = view.source.rotations, hashlib.sha256(view.rows[people.numpy()].tobytes()).hexdigest()
+        if key not in kept or kept[key][1].shape[1] < min(most, width):
+            kept[key] = _leading_axes(view.pooled(people), min(max(most, KEPT), width))
+        mean, axes = kept[key]
+        return cls(mean, axes[:, :most].contiguous())
 
     def of(self, view: FeatureView, people: Int[Tensor, " n"] | None = None) -> Table:
         """Return the components of some people, or all."""
@@ -53,6 +59,19 @@ class Components:
     def _of(self, pooled: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
         centred = pooled - self.mean
         return centred if self.axes is None else centred @ self.axes
+
+
+def _leading_axes(pooled: Float[Tensor, "n F"], most: int) -> tuple[Float[Tensor, " F"], Float[Tensor, "F K"]]:
+    """Return the mean of all people, and the axes of most variance, from most to least."""
+    from scipy.linalg import eigh
+
+    mean = pooled.mean(0)
+    centred = pooled - mean
+    covariance = (centred.T @ centred / len(centred)).cpu().numpy()
+    width = len(covariance)
+    # Some of the axes take a third of the time of all.
+    _, axes = eigh(covariance, subset_by_index=(width - most, width - 1), overwrite_a=True)
+    return mean, torch.from_numpy(axes).to(pooled).flip(1)
 
 
 def summary_width(shape: tuple[int, ...]) -> int:
@@ -67,7 +86,7 @@ def summary_width(shape: tuple[int, ...]) -> int:
 
 def rotation_seconds(people: int, width: int, most: int) -> float:
     """Return about how long principal components take on one core; nothing where features are no wider than them."""
-    return min(people, FITTED_ON) * width**2 / 6e10 + width**3 / 1e10 if width > most else 0.0
+    return min(people, FITTED_ON) * width**2 / 6e10 + width**3 / 2e10 if width > most else 0.0
 
 
 def some_people(view: FeatureView, most: int, seed: int) -> Int[Tensor, " n"]:

@@ -68,7 +68,7 @@ class TreeAttacker(Attacker):
         """Grow trees until validation gets no better; keep those up to its best."""
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        components = Components.fit(train, WIDTH, budget.seed)
+        components = Components.fit(train, WIDTH)
         people = some_people(train, PEOPLE, budget.seed)
         labels = train.labels[people]
         present, codes = np.unique(labels.numpy(), return_inverse=True)
