@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from efface.engine.threads import choose_threads
-from efface.errors import ConfigError, Problems, did_you_mean, expected
+from efface.errors import ConfigError, did_you_mean
 from efface.experiments.bench.auditing import bench_audit
 from efface.experiments.bench.gpu import bench_gpu
 from efface.experiments.bench.machine import machine
@@ -25,6 +25,14 @@ TINY_RUN = (
     "data.options.n=600", "data.size=32", "model.options={width: 8}", "engine.epochs=1", "engine.original_epochs=1",
     "audit.suite=custom", "audit.attackers=[linear]", "audit.reconstruction=false",
 )  # fmt: skip
+
+
+FLAGS = {
+    key: f"--{key}"
+    for key in ("rounds", "blocks", "sizes", "minutes", "model", "at", "width", "batch", "size", "steps")
+}
+FLAGS |= {"models": "--model", "batches": "--batch", "presets": "--preset", "overrides": "--set", "more": "--brief"}
+"""What the settings are called on the command line."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +149,10 @@ def settings_of(name: str, tiny: bool = False, **changes: Any) -> Settings:
         raise ConfigError(f"Unknown benchmark {name!r}. {did_you_mean(name, BENCHES)}")
     changes = {key: value for key, value in changes.items() if value is not None}
     of_load = {key: changes.pop(key) for key in list(changes) if key in Load.__dataclass_fields__}
-    problems = Problems(ConfigError)
-    for key in (*changes, *(("load",) if of_load else ())):
-        if key not in bench.reads:
-            shown = ", ".join(of_load) if key == "load" else key
-            problems.add(expected(f"efface bench {name}", f"given what it reads: {_reads(bench)}", shown))
-    problems.raise_if_any()
+    unread = [key for key in changes if key not in bench.reads] + ([] if "load" in bench.reads else [*of_load])
+    if unread:
+        flags = ", ".join(dict.fromkeys(FLAGS.get(key, key) for key in unread))
+        raise ConfigError(f"`efface bench {name}` does not read {flags}. It reads {', '.join(_flags_of(bench))}.")
     start = bench.tiny if tiny else bench.usual
     return replace(start, load=replace(start.load, **of_load), **changes)
 
@@ -187,9 +193,10 @@ def _check(name: str, settings: Settings) -> None:
             split(network(load), load.at, torch.zeros(2, 3, load.size, load.size))
 
 
-def _reads(bench: Bench) -> Sequence[str]:
-    names = sorted(bench.reads - {"load"})
-    return ", ".join([*names, *(sorted(Load.__dataclass_fields__) if "load" in bench.reads else [])])
+def _flags_of(bench: Bench) -> list[str]:
+    """Return the flags of the settings that a benchmark reads."""
+    read = [key for key in FLAGS if key in bench.reads or ("load" in bench.reads and key in Load.__dataclass_fields__)]
+    return sorted({FLAGS[key] for key in read})
 
 
 __all__ = ["BENCHES", "Bench", "Settings", "run_bench", "settings_of"]
