@@ -5,7 +5,7 @@ from importlib import resources
 import pytest
 import yaml
 
-from efface.config import CodeConfig, Config, MethodConfig, override
+from efface.config import Config, MaskConfig, MethodConfig, override
 from efface.errors import ConfigError, EffaceError
 from efface.experiments import find_config, presets
 from efface.experiments.variants import settled
@@ -104,11 +104,11 @@ def test_a_method_that_is_named_brings_the_settings_that_suit_it(tmp_path):
     suggested = find_method("quantised").suggested
     demo = find_config("toyfaces-smiling-glasses").method
     found = find_config("toyfaces-smiling-glasses", ["method.name=quantised"]).method
-    of_code = suggested["code"]
-    assert {name: getattr(found, name) for name in suggested} == {**suggested, "code": CodeConfig(**of_code)}
+    assert {name: getattr(found, name) for name in suggested} == dict(suggested)
     assert (found.keep, found.preserve_weight) == (demo.keep, demo.preserve_weight)
-    coded = find_config("toyfaces-smiling-glasses", ["method.name=quantised", "method.code.levels=[2]"]).method.code
-    assert coded == CodeConfig(**{**of_code, "levels": (2,)}), "one setting of a section leaves the others that suit"
+    of_mask = ["method.name=masked_retrain", "method.mask.threshold=0.3"]
+    masked = find_config("toyfaces-smiling-glasses", of_mask).method.mask
+    assert masked == MaskConfig(threshold=0.3), "one setting of a section leaves the others"
     # What a user sets wins, in a file and on the command line; so does what a preset was tuned to for its own method.
     changes = ["method.name=quantised", "method.target_weight=3"]
     assert find_config("toyfaces-smiling-glasses", changes).method.target_weight == 3
@@ -196,3 +196,12 @@ def test_a_section_that_is_none_is_told_as_before(tmp_path, section):
         find_config(str(path))
     path.write_text("method: {name: quantized}")  # wrong, and told where methods are looked up
     assert find_config(str(path)).method.name == "quantized"
+
+
+def test_few_codes_are_softened_and_runs_of_before_keep_their_fingerprints():
+    def marked(**code):
+        return Config.from_mapping({"method": {"name": "quantised", "code": code}}).fingerprint()
+
+    assert marked() == marked(soften=0) != marked(soften=0.3)
+    assert marked(levels=(3,)) == marked(levels=(3,), soften=0.3) != marked(levels=(3,), soften=0)
+    assert marked(levels=(2, 2)) == marked(levels=(2, 2), soften=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -140,7 +141,24 @@ class CodeConfig(Section):
     levels: tuple[int, ...] = Field((2, 2, 2, 2, 2, 2), description="levels of each number; their product is M")
     width: Positive = Field(64, description="channels of the network that reads the features")
     table_weight: Weight = Field(1.0, description="on what the counted table of codes tells of z, beside the heads")
-    soften: float = Field(0.0, ge=0, lt=1, description="share of training over which rounding sets in; 0: none of it")
+    soften: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of training over which rounding sets in; default: 0.3 with 3 codes or fewer, else 0",
+    )
+
+    @property
+    def softened(self) -> float:
+        """Share of training over which rounding sets in: 2 or 3 codes, rounded at once, may never learn the target.
+
+        Example:
+            >>> CodeConfig(levels=(2,)).softened, CodeConfig().softened, CodeConfig(soften=0.1).softened
+            (0.3, 0.0, 0.1)
+        """
+        if self.soften is not None:
+            return self.soften
+        return 0.3 if math.prod(self.levels) <= 3 else 0.0
 
 
 class NarrowConfig(Section):
@@ -343,6 +361,7 @@ class Config(Section):
             for name in ("preserve", "preserve_weight"):
                 relevant["method"].pop(name)
         method = relevant["method"]
+        method["code"]["soften"] = self.method.code.softened
         for name, section in (("head_average", method), ("noise", method["narrow"]), ("soften", method["code"])):
             if not section[name]:
                 section.pop(name)

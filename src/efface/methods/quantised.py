@@ -31,13 +31,11 @@ class Quantised(PenalisedMethod):
 
     # The table knows best what the code tells: one trained head beside it is enough. A few bits must hold the target
     # first, so it weighs more than where a whole map passes, and the picture less: it would have the bits for itself.
-    # Rounded from the first step, 2 or 3 codes may never learn the target (docs/methods/quantised.md).
     suggested: ClassVar[Mapping[str, object]] = {
         "input_weight": 0.001,
         "target_weight": 24.0,
         "removal_weight": 48.0,
         "heads": ("conv",),
-        "code": {"soften": 0.3},
     }
 
     def settings(self, config: MethodConfig) -> MethodConfig:
@@ -59,7 +57,7 @@ class Quantised(PenalisedMethod):
     def mount(self, model: nn.Module, at: Sequence[str], data: AttributeDataset, config: MethodConfig) -> None:
         """Put the quantiser at the first cut: what comes after is a function of its code."""
         code = config.code
-        layer = partial(Quantiser, levels=code.levels, width=code.width, soften=code.soften)
+        layer = partial(Quantiser, levels=code.levels, width=code.width, soften=code.softened)
         insert(model, ordered(model, at)[0], data, layer)
 
     def place(self, site: Site) -> Crew:
