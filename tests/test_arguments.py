@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 CODE = """
+import json
+import numpy as np
 import torch
 from torch import nn
 import efface
@@ -23,6 +25,7 @@ calls = {
     "settings": lambda: efface.MethodConfig(removal=3, heads=("conv",), epochs=1),
     "inner": lambda: efface.MethodConfig(narrow={"chanels": 3}),
     "data": lambda: efface.load_dataset("toyfaces", target=None, attributes=3, size="a", limit=2.5, seed=-1),
+    "seeds": lambda: efface.unlearn(model, data, "1", seed="a", augment=(True, "far")),
     "source": lambda: efface.load_dataset(" ", target="a", attributes="b"),
 }
 for name, call in calls.items():
@@ -30,6 +33,14 @@ for name, call in calls.items():
         call()
     except EffaceError as error:
         print(f"{name}: {' '.join(str(error).split())}")
+# NumPy's integers, and a list for a pair, are as good.
+one, few = np.int64(1), efface.EngineConfig(epochs=1, batch_size=16)
+data = efface.load_dataset("toyfaces", target="smiling", attributes="glasses", n=90, seed=one, size=np.int32(32))
+model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4), nn.ReLU(), nn.Linear(4, 2))
+efface.unlearn(model, data, "1", engine=few, seed=one, augment=[True, 2], progress=False)
+config = efface.AuditConfig(attackers=("linear",), reconstruction=False)
+found = efface.audit(model, data, "1", config=config, seed=one, progress=False)
+print(f"numpy: {json.loads(found.to_json())['seed']}")
 """
 
 
@@ -53,3 +64,7 @@ def test_arguments_of_other_types_are_refused_at_once():
     )
     assert said["data"].startswith("5 problems")
     assert said["source"].startswith("Expected `data.source` to be a folder")
+    assert said["seeds"].startswith(
+        "2 problems: 1. Expected `seed` to be an integer, but got 'a'. 2. Expected `augment`"
+    )
+    assert said["numpy"] == "1"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -79,7 +80,8 @@ def audit(
             whose attribute is known.
         CutError: A model has no such layer, or the layer does not return one tensor.
     """
-    _check_types(model, data, at, original, config, attackers)
+    _check_types(model, data, at, original, config, attackers, seed)
+    seed = int(seed)  # one of NumPy's can't be written
     layers = (at,) if isinstance(at, str) else tuple(at)
     config = config or AuditConfig()
     releases = releases or Releases(config.releases)
@@ -222,12 +224,15 @@ class ModelSource:
         return [name for name in SPLITS if name in ("train", "validation", audited)]
 
 
-def _check_types(model: object, data: object, at: object, original: object, config: object, attackers: object) -> None:
+def _check_types(
+    model: object, data: object, at: object, original: object, config: object, attackers: object, seed: object
+) -> None:
     problems = Problems(AuditError)
     problems.check("model", model, nn.Module, "a torch.nn.Module")
     problems.check("data", data, AttributeDataset, "what `efface.load_dataset` returns")
     problems.check("at", at, (str, list, tuple), "a layer's name, or several")
     problems.check("original", original, (nn.Module, NoneType), "a torch.nn.Module")
+    problems.check("seed", seed, Integral, "an integer")
     hint = "an efface.AuditConfig, such as AuditConfig(suite='quick')"
     problems.check("config", config, (AuditConfig, NoneType), hint)
     for one in attackers if isinstance(attackers, (list, tuple)) else ():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -96,6 +98,7 @@ def load_dataset(
     """
     problems = Problems(DataError)
     _check_types(source, target, attributes, {"size": size, "limit": limit, "seed": seed}, problems)
+    size, limit, seed = size and int(size), limit and int(limit), int(seed)  # NumPy's are integers too
     names = [attributes] if isinstance(attributes, str) else list(attributes)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     derived = _derived(derive or {}, problems)
@@ -123,17 +126,17 @@ def _derived(derive: Mapping[str, DerivedColumn | Mapping[str, Any]], problems: 
 
 
 def _check_types(
-    source: object, target: object, attributes: object, numbers: Mapping[str, object], problems: Problems
+    source: object, target: object, attributes: object, numbers: Mapping[str, Any], problems: Problems
 ) -> None:
     """Tell of arguments of other types, before anything is done with them."""
-    problems.check("data.source", source, (str, Path), "a folder, a hub name or toyfaces")
+    problems.check("data.source", source, (str, os.PathLike), "a folder, a hub name or toyfaces")
     if isinstance(source, str) and not source.strip():
         problems.add(expected("data.source", "a folder, a hub name or toyfaces", source))
     problems.check("data.target", target, str, "the name of a column")
     problems.check("data.attributes", attributes, (str, list, tuple), "names of columns")
     for name, value in numbers.items():
-        problems.check(f"data.{name}" if name != "seed" else name, value, (int, NoneType), "an integer")
-    if isinstance(numbers["seed"], int) and numbers["seed"] < 0:
+        problems.check(f"data.{name}" if name != "seed" else name, value, (Integral, NoneType), "an integer")
+    if isinstance(numbers["seed"], Integral) and numbers["seed"] < 0:
         problems.add(expected("seed", "an integer from 0 on", numbers["seed"]))
     problems.raise_if_any()
 

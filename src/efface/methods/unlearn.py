@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from types import NoneType
 
@@ -102,7 +103,10 @@ def unlearn(
         CutError: The model can't be cut at the layer; the message names those where it can.
         TrainingError: Training met a loss that is not finite.
     """
-    check_types({"model": model, "data": data, "at": at, "method": method, "engine": engine, "augment": augment})
+    given = {"model": model, "data": data, "at": at, "method": method, "engine": engine, "augment": augment}
+    check_types({**given, "seed": seed})
+    mirror, shift = augment
+    seed, augment = int(seed), (bool(mirror), int(shift))  # NumPy's are integers too
     config = method if isinstance(method, MethodConfig) else MethodConfig()
     if isinstance(method, str):
         config = MethodConfig.model_validate({**find_method(method).suggested, "name": method})
@@ -143,7 +147,13 @@ def check_types(given: Mapping[str, object]) -> None:
         "method", given["method"], kinds, "a name of `efface ls methods`, an efface.MethodConfig or a method"
     )
     problems.check("engine", given["engine"], (EngineConfig, NoneType), "an efface.EngineConfig")
-    problems.check("augment", given["augment"], tuple, "(mirror at random, largest shift in pixels)")
+    problems.check("seed", given["seed"], Integral, "an integer")
+    mirror_and_shift = given["augment"]
+    if not isinstance(mirror_and_shift, (tuple, list)) or [isinstance(one, Integral) for one in mirror_and_shift] != [
+        True,
+        True,
+    ]:
+        problems.add(expected("augment", "(mirror at random, largest shift in pixels)", mirror_and_shift))
     problems.raise_if_any()
 
 
