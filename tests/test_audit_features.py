@@ -246,6 +246,11 @@ def test_a_finite_release_is_told_from_a_continuous_one():
     pairs = {(int(a), int(b)) for a, b in zip(by_code.reshape(-1), by_value.reshape(-1), strict=True)}
     assert len(pairs) == len(np.unique(codes)) == len(np.unique(values, axis=0)) < 60
     assert extract(network(), data, "3").codes == {}
+    # A batch in which nobody repeats does not tell.
+    again = extract(nn.Sequential(Quantised(), nn.Linear(3, 2)), data, "0", batch_size=1)
+    assert {split: codes.tolist() for split, codes in again.codes.items()} == {
+        split: codes.tolist() for split, codes in found.codes.items()
+    }
 
 
 def test_codes_know_every_bit():

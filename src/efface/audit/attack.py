@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from efface.audit.attackers import Attacker, Budget, FeatureView, FittedAttacker
 from efface.audit.attackers.ensemble import combine
+from efface.audit.crew import fit_each
 from efface.audit.features import FeatureSet
 from efface.audit.figures import HeldOut, measure
 from efface.audit.information import ConditionalProbe, target_table
@@ -229,7 +230,8 @@ def run_suite(features: FeatureSet, column: Column, settings: Settings, of: str)
     skipped = {one.name: reason for one in members if (reason := one.applies(arena.train.shape, outputs))}
     for _ in skipped:
         settings.tick(f"what reads {column.name}", settings.config.epochs * settings.seeds)
-    outcomes = [attack(one, arena, column, settings) for one in members if one.name not in skipped]
+    asked = [one for one in members if one.name not in skipped]
+    outcomes = fit_each(lambda one: attack(one, arena, column, settings), asked, arena, settings)
     if not outcomes:
         reasons = " ".join(skipped.values())
         raise AuditError(f"None of the attackers has anything to read of {column.name!r}: {reasons}")

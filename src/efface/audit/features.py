@@ -33,6 +33,8 @@ from efface.models.state import evaluating, reading
 
 LAYOUT = "3"
 PRECISIONS = ("auto", "bf16-mixed", "32-true")
+TELLING = 512
+"""People among whom features must repeat if they are those of a finite release."""
 INPUT, LOGITS = "input", "logits"
 """Names of the two ends of a model, beside those of its layers: what goes in, and what comes out."""
 
@@ -71,7 +73,7 @@ def extract(
     dataset: AttributeDataset,
     at: str,
     splits: Sequence[str] = SPLITS,
-    batch_size: int = 512,
+    batch_size: int = 256,
     precision: str = "auto",
     cache: Path | None = None,
     tick: Callable[[int], None] = lambda _: None,
@@ -85,7 +87,7 @@ def extract_layers(
     dataset: AttributeDataset,
     layers: Sequence[str],
     splits: Sequence[str] = SPLITS,
-    batch_size: int = 512,
+    batch_size: int = 256,
     precision: str = "auto",
     cache: Path | None = None,
     tick: Callable[[int], None] = lambda _: None,
@@ -345,8 +347,13 @@ class _LayerWriter:
         self.logits.append(logits)
         if self.coded is not False:
             self.codes.append(row_codes(features.numpy()))
-            # Features that are continuous differ from person to person; codes of a release that is finite repeat.
-            self.coded = self.coded or len(np.unique(self.codes[0])) < len(self.codes[0])
+        if self.coded is None:
+            self.coded = self._repeat()
+
+    def _repeat(self) -> bool | None:
+        """Whether features repeat, as those of a finite release do; continuous ones differ from person to person."""
+        codes = np.concatenate(self.codes)
+        return True if len(np.unique(codes)) < len(codes) else False if len(codes) >= TELLING else None
 
     def end(self) -> None:
         """Finish a split."""
@@ -355,6 +362,7 @@ class _LayerWriter:
         self.stored.flush()
         self.stored = None
         np.save(self.folder / f"{self.name}.logits.npy", torch.cat(self.logits).numpy())
+        self.coded = bool(self.coded)
         if self.coded:
             np.save(self.folder / f"{self.name}.codes.npy", np.concatenate(self.codes))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from efface.audit.figures import Figure
 from efface.audit.floors import floors, label_guess
 from efface.audit.intervals import excess_interval
 from efface.audit.metrics import excess_leakage
-from efface.audit.probe import Probing, Reading, condense, difference, plain, read, tools
+from efface.audit.probe import COMPONENTS, Probing, Reading, condense, difference, plain, read, read_each, tools
 from efface.audit.store import summarise
 from efface.data.dataset import AttributeDataset
 from efface.data.schema import SPLITS, Column
@@ -246,11 +247,19 @@ def layer_map(
         released: The layer that is released, if it is one of these.
     """
     probing = probing or Probing()
-    after = {layer: read(condense(one), column, probing, f"{layer} of the model") for layer, one in sets.items()}
-    before: dict[str, Reading] = {}
-    for layer, one in (original or {}).items():
-        same = layer == INPUT and layer in after
-        before[layer] = after[layer] if same else read(condense(one), column, probing, f"{layer} of the original")
+    asked = [(one, f"{layer} of the model") for layer, one in sets.items()]
+    # The images of the two are the same.
+    then = {layer: one for layer, one in (original or {}).items() if not (layer == INPUT and layer in sets)}
+    asked += [(one, f"{layer} of the original") for layer, one in then.items()]
+    people = len(next(iter(sets.values())).labels["train"][column.name])
+    seconds = probing.seconds(people, COMPONENTS, column.n_classes)
+
+    def one(features: FeatureSet, of: str) -> Reading:
+        return read(condense(features), column, probing, of)
+
+    readings = iter(read_each([partial(one, *each) for each in asked], seconds, probing))
+    after = {layer: next(readings) for layer in sets}
+    before = {layer: next(readings) if layer in then else after[layer] for layer in original or {}}
     first = next(iter(sets.values())).labels[probing.split]
     known = first[column.name] >= 0
     y, z = first[target][known], first[column.name][known]

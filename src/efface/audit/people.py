@@ -7,8 +7,9 @@ who they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from efface.audit.attackers import FeatureView
 from efface.audit.features import FeatureSet
 from efface.audit.figures import Figure
 from efface.audit.intervals import mean_interval
-from efface.audit.probe import Probing, Reading, read_views, some, tools, view
+from efface.audit.probe import Probing, Reading, read_each, read_views, some, tools, view
 from efface.data.schema import Column
 from efface.errors import AuditError, Problems, expected
 
@@ -110,10 +111,13 @@ def read_unseen(features: FeatureSet, column: Column, probing: Probing, folds: i
         probing: Who probes, and whom; ``folds · probing.steps`` steps of its progress bar.
         folds: See ``unseen_people``.
     """
+    return joined([read() for read in _of_unseen(features, column, probing, folds)])
+
+
+def _of_unseen(features: FeatureSet, column: Column, probing: Probing, folds: int) -> list[Callable[[], Reading]]:
     divided = unseen_people(features, column, probing.split, folds, probing.seed)
     what = f"{column.name}, learned from unseen people,"
-    parts = [read_views(fold.train, fold.validation, fold.audited, probing, what) for fold in divided]
-    return joined(parts)
+    return [partial(read_views, fold.train, fold.validation, fold.audited, probing, what) for fold in divided]
 
 
 def joined(parts: Sequence[Reading]) -> Reading:
@@ -140,10 +144,15 @@ def compare_training_people(
     probing = probing or Probing()
     train, validation, audited = (view(features, column, name) for name in ("train", "validation", probing.split))
     number = min(len(train), len(audited) * (folds - 1) // folds, probing.people)
-    unseen = read_unseen(features, column, replace(probing, people=number), folds)
-    own = read_views(train, validation, audited, probing, f"{column.name}, learned from the encoder's people,")
-    fewer = some(train, number, probing.seed + 1)
-    matched = read_views(fewer, validation, audited, probing, f"{column.name}, learned from as few of them,")
+    fewer, name = some(train, number, probing.seed + 1), column.name
+    tasks: list[Callable[[], Reading]] = [
+        partial(read_views, train, validation, audited, probing, f"{name}, learned from the encoder's people,"),
+        partial(read_views, fewer, validation, audited, probing, f"{name}, learned from as few of them,"),
+        *_of_unseen(features, column, replace(probing, people=number), folds),
+    ]
+    seconds = probing.seconds(len(train), features.shape[0], column.n_classes)
+    own, matched, *parts = read_each(tasks, seconds, probing)
+    unseen = joined(parts)
     how = probing.how
     gap = unseen.correct.astype(float) - matched.correct
     return TrainingPeople(

@@ -19,6 +19,7 @@ from torch import Tensor
 from efface.audit.attackers import Budget, FeatureView, FittedAttacker, build_attacker
 from efface.audit.attackers.mlp import PooledAttacker
 from efface.audit.attackers.together import fit_together
+from efface.audit.crew import in_turn_or_beside
 from efface.audit.features import FeatureSet
 from efface.audit.figures import Figure
 from efface.audit.floors import joint_table
@@ -62,6 +63,17 @@ class Probing:
     def steps(self) -> int:
         """Steps of the progress bar for one reading."""
         return len(self.attackers) * self.epochs
+
+    def seconds(self, people: int, width: int, classes: int) -> float:
+        """Return about how long a reading takes on one core.
+
+        Args:
+            people: Training people; those above the most are not learned from.
+            width: Numbers per person.
+            classes: Of the column.
+        """
+        people = min(people, self.people)
+        return sum(build_attacker(name).seconds(people, (width,), classes, self.epochs) for name in self.attackers)
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,18 @@ def read_many(
             for number, found in zip(numbers, _fitted(name, people, judges, probing, what), strict=True):
                 fits[number][name] = found
     return [_reading(found, one[probing.split]) for found, one in zip(fits, views, strict=True)]
+
+
+def read_each(tasks: Sequence[Callable[[], Reading]], seconds: float, probing: Probing) -> list[Reading]:
+    """Return readings that know nothing of each other; side by side where that is faster.
+
+    Args:
+        tasks: Each makes one reading.
+        seconds: That one takes on one core.
+        probing: Who probes.
+    """
+    tell: Callable[[int], None] = lambda _: probing.tick("probes side by side", probing.steps)  # noqa: E731
+    return in_turn_or_beside(tasks, [seconds] * len(tasks), probing.device, tell)
 
 
 def _varied(train: FeatureView, what: str) -> FeatureView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -28,9 +29,13 @@ class Bars:
         """Return the function that moves a new bar."""
         if self.progress is None:
             return lambda *_: None
-        task = self.progress.add_task(title, total=total)  # type: ignore[attr-defined]
+        task, home = self.progress.add_task(title, total=total), os.getpid()  # type: ignore[attr-defined]
 
         def advance(doing: str, steps: int) -> None:
+            if (
+                os.getpid() != home
+            ):  # a fork: nobody sees its copy of the bar, of which another thread may hold the lock
+                return
             self.progress.update(task, description=doing, advance=steps)  # type: ignore[union-attr]
 
         return advance

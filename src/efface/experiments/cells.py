@@ -9,16 +9,17 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from efface.config import Config
 from efface.data.load import load
 from efface.engine import Job
-from efface.errors import EffaceError, TrainingError
+from efface.engine.forks import Failure, how_it_ended
+from efface.errors import TrainingError
 from efface.experiments.environment import peak_rss_mb
 from efface.experiments.folder import RunFolder
 from efface.experiments.runner import Clock, fresh_model, train_original, train_unlearned
@@ -42,21 +43,6 @@ class Cell:
     folder: Path
     original: Path | None = None
     progress: bool = False
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a training did not end well.
-
-    Attributes:
-        kind: The error's class, if it is one of ours.
-        text: What it says.
-        trace: Where it was raised.
-    """
-
-    kind: type[EffaceError] | None
-    text: str
-    trace: str
 
 
 def train(cell: Cell) -> dict[str, Any]:
@@ -110,9 +96,9 @@ def train_apart(cell: Cell) -> dict[str, Any]:
     finally:
         process.join()
     if isinstance(found, Failure):
-        raise found.kind(found.text) if found.kind else RuntimeError(f"{found.text}\n{found.trace}")
+        raise found.error(RuntimeError)
     if found is None:
-        raise TrainingError(_died(cell, process.exitcode or 0))
+        raise TrainingError(_died(cell, process))
     return dict(found)
 
 
@@ -122,10 +108,8 @@ def _child(cell: Cell, pipe: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         pipe.send(train(cell))
-    except EffaceError as error:
-        pipe.send(Failure(type(error), str(error), traceback.format_exc()))
     except Exception as error:
-        pipe.send(Failure(None, f"{type(error).__name__}: {error}", traceback.format_exc()))
+        pipe.send(Failure.of(error))
 
 
 def _end_with_parent() -> None:
@@ -135,10 +119,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _died(cell: Cell, code: int) -> str:
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    hint = " Was memory short? Try a smaller `engine.batch_size`." if code == -signal.SIGKILL else ""
+def _died(cell: Cell, process: BaseProcess) -> str:
+    how, short = how_it_ended(process)
+    hint = " Was memory short? Try a smaller `engine.batch_size`." if short else ""
     return f"The training of {cell.config.method.name!r} in {str(cell.folder)!r} {how}.{hint}"
 
 
-__all__ = ["ORIGINAL", "Cell", "Failure", "train", "train_apart"]
+__all__ = ["ORIGINAL", "Cell", "train", "train_apart"]

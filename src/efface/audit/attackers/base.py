@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -157,6 +157,15 @@ class Attacker(ABC):
             epochs: Most epochs.
         """
         return math.nan
+
+    def prepare(self, train: FeatureView, others: Sequence[FeatureView]) -> None:
+        """Leave with the features what ``fit`` and reading share with other attackers; called before these are forked.
+
+        Args:
+            train: The people that will be learned from.
+            others: Those that will be read.
+        """
+        return
 
     @abstractmethod
     def fit(self, train: FeatureView, validation: FeatureView, budget: Budget) -> FittedAttacker:

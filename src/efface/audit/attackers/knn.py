@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from efface.audit.attackers.reduced import (
     Table,
     class_shares,
     log_shares,
+    pool,
     rotation_seconds,
     some_people,
     summary_width,
@@ -49,6 +51,11 @@ class NeighbourAttacker(Attacker):
         return rotation_seconds(people, pooled, max(self.widths)) + min(people, PEOPLE) * people * 0.5 * sum(
             2e-9 + width / 4e10 for width in widths
         )
+
+    def prepare(self, train: FeatureView, others: Sequence[FeatureView]) -> None:
+        """Pool everybody, and find the axes."""
+        pool([train, *others])
+        Components.fit(train, max(self.widths), always=True)
 
     def fit(self, train: FeatureView, validation: FeatureView, budget: Budget) -> FittedAttacker:
         """Try every width and k on validation."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from efface.audit.attackers.base import FeatureView
-from efface.audit.attackers.reduced import summary_width
+from efface.audit.attackers.reduced import pool, summary_width
 from efface.audit.attackers.training import NetworkAttacker
 from efface.audit.store import summarise
 from efface.shapes import Features, Logits
@@ -59,6 +61,11 @@ class PooledAttacker(NetworkAttacker):
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """Return a fresh perceptron."""
         return Perceptron(summary_width(shape), classes, self.width, self.dropout, self.scaling == "standardised")
+
+    def prepare(self, train: FeatureView, others: Sequence[FeatureView]) -> None:
+        """Pool everybody."""
+        if self.scaling == "standardised":
+            pool([train, *others])
 
     def inputs(self, view: FeatureView, people: Int[Tensor, " B"]) -> Features:
         """Return pooled features."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,12 @@ def summary_width(shape: tuple[int, ...]) -> int:
 def rotation_seconds(people: int, width: int, most: int) -> float:
     """Return about how long principal components take on one core; nothing where features are no wider than them."""
     return min(people, FITTED_ON) * width**2 / 6e10 + width**3 / 2e10 if width > most else 0.0
+
+
+def pool(views: Sequence[FeatureView]) -> None:
+    """Compute everybody's pooled features; they are kept with the features."""
+    for view in views:
+        _ = view.source.pooled
 
 
 def some_people(view: FeatureView, most: int, seed: int) -> Int[Tensor, " n"]:

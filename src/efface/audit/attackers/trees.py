@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from efface.audit.attackers.reduced import (
     Components,
     class_shares,
     log_shares,
+    pool,
     rotation_seconds,
     some_people,
     summary_width,
@@ -63,6 +65,11 @@ class TreeAttacker(Attacker):
         return rotation_seconds(people, pooled, WIDTH) + trees * (
             4e-3 + min(people, PEOPLE) * min(pooled, WIDTH) * 2.5e-8
         )
+
+    def prepare(self, train: FeatureView, others: Sequence[FeatureView]) -> None:
+        """Pool everybody, and find the axes."""
+        pool([train, *others])
+        Components.fit(train, WIDTH)
 
     def fit(self, train: FeatureView, validation: FeatureView, budget: Budget) -> FittedAttacker:
         """Grow trees until validation gets no better; keep those up to its best."""

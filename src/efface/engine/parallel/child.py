@@ -1,29 +1,20 @@
-"""A forked process that trains one block: what it does besides its steps.
-
-It computes in a thread of its own: OpenMP's pool of threads belongs to the thread that forks, and does not survive the
-fork. It ends with its parent, however that ends.
-"""
+"""A forked process that trains one block: what it does besides its steps."""
 
 from __future__ import annotations
 
 import io
-import os
-import pickle
-import signal
-import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from efface.engine.forks import Failure, Lifeline, compute
 from efface.engine.parallel.worker import Sink, Source, run_block
 from efface.engine.schedules import Metrics
 from efface.engine.training import Training
-from efface.errors import EffaceError
 
 
 @dataclass(frozen=True)
@@ -43,15 +34,6 @@ class State:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """An error that ended the process."""
-
-    kind: type[Exception] | None
-    text: str
-    trace: str
-
-
-@dataclass(frozen=True)
 class Finished:
     """All steps are made."""
 
@@ -62,31 +44,20 @@ class Links:
 
     Attributes:
         messages: Takes ``Figures``, ``State``, ``Failure`` and ``Finished``.
-        lifeline: (read end, write end) of a pipe that nobody writes to; it closes when the parent ends.
+        lifeline: Ends the child with its parent.
         board: Steps done, one number per block, in shared memory.
         threads: Threads to compute with.
     """
 
     messages: Connection
-    lifeline: tuple[int, int]
+    lifeline: Lifeline
     board: Tensor
     threads: int
 
 
 def main(training: Training, index: int, source: Callable[[], Source], sink: Sink | None, links: Links) -> None:
     """Train block ``index`` in this process, and say what became of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.close(links.lifeline[1])
-    threading.Thread(target=_end_with_parent, args=(links.lifeline[0],), daemon=True).start()
-    work = threading.Thread(target=_work, args=(training, index, source, sink, links))
-    work.start()
-    work.join()
-
-
-def _end_with_parent(lifeline: int) -> None:
-    os.read(lifeline, 1)
-    os._exit(1)
+    compute(partial(_work, training, index, source, sink, links), links.lifeline)
 
 
 def _work(training: Training, index: int, source: Callable[[], Source], sink: Sink | None, links: Links) -> None:
@@ -95,7 +66,7 @@ def _work(training: Training, index: int, source: Callable[[], Source], sink: Si
         run_block(training, index, source(), sink, _Reporter(training, index, links))
         links.messages.send(Finished())
     except Exception as error:
-        links.messages.send(_failure(error))
+        links.messages.send(Failure.of(error))
 
 
 class _Reporter:
@@ -121,13 +92,3 @@ def needs_state(training: Training, done: int) -> bool:
     if done == plan.steps or (training.evaluate is not None and plan.ends_epoch(done)):
         return True
     return training.ledger.keeps_states and plan.saves(done)
-
-
-def _failure(error: Exception) -> Failure:
-    kind: Any = type(error)
-    try:
-        pickle.loads(pickle.dumps(kind))
-    except Exception:  # a class that was made inside a function, say
-        kind = None
-    text = str(error) if isinstance(error, EffaceError) else f"{type(error).__name__}: {error}"
-    return Failure(kind, text, traceback.format_exc())

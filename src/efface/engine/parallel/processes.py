@@ -11,8 +11,6 @@ import io
 import mmap
 import multiprocessing
 import os
-import signal
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -21,12 +19,13 @@ from typing import Any
 
 import torch
 
+from efface.engine.forks import Failure, can_fork, fork, how_it_ended
 from efface.engine.parallel import child
 from efface.engine.parallel.parcels import buffer_sizes
 from efface.engine.parallel.ring import Ring
 from efface.engine.parallel.worker import BatchSource
 from efface.engine.training import Training
-from efface.errors import ConfigError, EffaceError, TrainingError
+from efface.errors import ConfigError, TrainingError
 
 PATIENCE = 0.2
 """Seconds between two looks at the progress while no message comes."""
@@ -39,7 +38,7 @@ def run(training: Training) -> None:
         TrainingError: A process died, or the loss is not finite; no process is left.
         ConfigError: This system can't fork.
     """
-    if "fork" not in multiprocessing.get_all_start_methods():
+    if not can_fork():
         raise ConfigError("`engine.schedule=local_parallel` needs a system that can fork, such as Linux. Try `local`.")
     if training.ledger.step == training.ledger.plan.steps:
         return
@@ -79,18 +78,9 @@ class _Team:
         links = child.Links(theirs, self.lifeline, self.board, torch.get_num_threads())
         source = partial(BatchSource, self.training) if index == 0 else partial(_same, rings[index - 1])
         sink = rings[index] if index < len(rings) else None
-        process = context.Process(
-            target=child.main,
-            args=(self.training, index, source, sink, links),
-            name=f"efface-block-{index}",
-            daemon=True,
-        )
-        with warnings.catch_warnings():
-            # Python 3.12 warns of forks beside threads: the child computes in a new thread and takes no lock of others.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            process.start()
+        args = self.training, index, source, sink, links
+        self.processes.append(fork(context, child.main, args, f"efface-block-{index}"))
         theirs.close()
-        self.processes.append(process)
 
     def __enter__(self) -> _Team:
         return self
@@ -124,7 +114,7 @@ class _Team:
         try:
             while self.connections[index].poll():
                 message = self.connections[index].recv()
-                if isinstance(message, child.Failure):
+                if isinstance(message, Failure):
                     raise self._failed(index, message)
                 if isinstance(message, child.Finished):
                     self.working.discard(index)
@@ -135,20 +125,15 @@ class _Team:
         if dead:
             raise self._died(index)
 
-    def _failed(self, index: int, failure: child.Failure) -> EffaceError:
-        """Return the error of a process as one of ours, with the traceback as its cause."""
-        if failure.kind is not None and issubclass(failure.kind, EffaceError):
-            error = failure.kind(failure.text)
-        else:
-            error = TrainingError(f"{self._where(index)} failed: {failure.text}. The last checkpoint is intact.")
-        error.__cause__ = RuntimeError(failure.trace)
-        return error
+    def _failed(self, index: int, failure: Failure) -> Exception:
+        """Return the error of a process."""
+        return failure.error(
+            lambda text: TrainingError(f"{self._where(index)} failed: {text}. The last checkpoint is intact.")
+        )
 
     def _died(self, index: int) -> TrainingError:
-        self.processes[index].join()
-        code = self.processes[index].exitcode or 0
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        hint = " Was memory short? Try a smaller `engine.batch_size`." if code == -signal.SIGKILL else ""
+        how, short = how_it_ended(self.processes[index])
+        hint = " Was memory short? Try a smaller `engine.batch_size`." if short else ""
         return TrainingError(
             f"{self._where(index)} {how}. All its fellows were ended; the last checkpoint is intact, "
             f"go on with --resume.{hint}"
