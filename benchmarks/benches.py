@@ -16,8 +16,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    page = overview([result for result in results if "bench" in result])
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    page = overview({name: result for name, result in results.items() if "bench" in result})
     (folder / "README.md").write_text(page)
     print(page)
 

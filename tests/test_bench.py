@@ -413,7 +413,11 @@ def test_the_overview_sets_goals_beside_what_was_measured_and_leaves_out_the_res
     epochs = [("graphs", 1024, 0.9), ("local", 1024, 1.1), ("local", 128, 1.2), ("plain", 128, 0.5)]
     gpu_rows = [{"model": "resnet18", "variant": v, "batch": b, "s an epoch": s} for v, b, s in epochs]
     gpu_result = {"bench": "gpu", "goal_size": True, "ratios": {}, "rows": gpu_rows, "machine": MACHINE}
-    page = overview([step_result, memory_result | {"machine": MACHINE}, gpu_result])
+    earlier = gpu_result | {"rows": [{"model": "resnet34", "variant": "local", "batch": 1024, "s an epoch": 1.7}]}
+    results = {"step": step_result, "memory": memory_result | {"machine": MACHINE}, "gpu-1": earlier, "gpu": gpu_result}
+    page = overview(results)
+    assert "ResNet-34, batch 1024, a target head as auxiliary network | ≤ 2 | 1.7 | met |" in page
+    assert "[gpu-1](gpu-1.md)" in page
     assert "| step | tuned end to end against the plain loop, × | ≥ 3 | 3.5 | met |" in page
     assert "| step | pipelined against one thread, × | ≥ 1.7 | 1.5 | not met |" in page
     assert "| step | share of the matrix product's rate, tuned | ≥ 0.8 | 0.8 | met |" in page

@@ -89,12 +89,13 @@ GOALS = (
     *_memory("ResNet-34", "resnet34", 0.36),
     *_memory("ResNet-50", "resnet50", 0.38),
     Goal("data", "reading's share of a step", 0.05, False, _in("ratios", "reading_share_of_step")),
-    Goal(
-        "audit",
-        "the audit's share of training, drawn faces",
-        0.25,
-        False,
-        _in("ratios", "audit_share_toyfaces-smiling-glasses"),
+    *(
+        Goal("audit", f"the audit's share of training, {about}", 0.25, False, _in("ratios", f"audit_share_{preset}"))
+        for about, preset in (
+            ("drawn faces", "toyfaces-smiling-glasses"),
+            ("UTKFace", "utkface-gender-race"),
+            ("CelebA", "celeba-smiling-male"),
+        )
     ),
     Goal(
         "scale",
@@ -117,34 +118,34 @@ GOALS = (
 )
 
 
-def overview(results: Sequence[Result]) -> str:
+def overview(results: Mapping[str, Result]) -> str:
     """Return a page: every goal that a result says something of, then where each result was made.
 
     Args:
-        results: As ``run_bench`` returns them; of two of one benchmark, the later counts.
+        results: As ``run_bench`` returns them, by the names of their files; of two with a figure, the later counts.
     """
-    found = {str(result["bench"]): result for result in results}
     lines = ["# Benchmarks", "", "| bench | figure | goal | measured | |", "|---|---|---|---|---|"]
-    for goal, value in _measured(found):
+    for goal, value, result in _measured(list(results.values())):
         sign, verdict = "≥" if goal.at_least else "≤", "met" if goal.met(value) else "not met"
-        if not found[goal.bench].get("goal_size"):
+        if not result.get("goal_size"):
             verdict = "of another size"
         lines.append(f"| {goal.bench} | {goal.about} | {sign} {goal.wanted:g} | {value:.3g} | {verdict} |")
-    lines += ["", *(_origin(result) for result in found.values())]
+    lines += ["", *(_origin(name, result) for name, result in results.items())]
     return "\n".join(lines) + "\n"
 
 
-def _measured(found: Mapping[str, Result]) -> Iterator[tuple[Goal, float]]:
+def _measured(results: Sequence[Result]) -> Iterator[tuple[Goal, float, Result]]:
     for goal in GOALS:
-        try:
-            value = goal.read(found[goal.bench])
-        except KeyError:  # not measured, or of other networks
-            continue
-        yield goal, value
+        for result in reversed([one for one in results if one["bench"] == goal.bench]):
+            try:
+                yield goal, goal.read(result), result
+            except KeyError:  # not measured, or of other networks
+                continue
+            break
 
 
-def _origin(result: Result) -> str:
-    machine, name = result["machine"], result["bench"]
+def _origin(name: str, result: Result) -> str:
+    machine = result["machine"]
     disturbed = sum(
         entry.get("disturbed", 0) for entry in (*result.get("variants", {}).values(), *result.get("rows", []))
     )

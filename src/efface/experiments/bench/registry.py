@@ -17,6 +17,7 @@ from efface.experiments.bench.memory import MODELS, bench_memory
 from efface.experiments.bench.reading import bench_data, bench_scale
 from efface.experiments.bench.step import bench_step
 from efface.experiments.bench.workload import Load, network
+from efface.experiments.presets import presets
 from efface.models import split
 
 Tell = Callable[[str], None]
@@ -173,16 +174,24 @@ def run_bench(name: str, settings: Settings, tell: Tell) -> dict[str, Any]:
 
 
 def at_goal_size(name: str, settings: Settings) -> bool:
-    """Whether what is measured is what the goals are set for; how often and for how long does not count.
+    """Whether what is measured is what the goals are set for.
+
+    How often, for how long, which presets, and where their data lie, does not count.
 
     Example:
         >>> [at_goal_size("step", settings_of("step", **it)) for it in ({"rounds": 9, "steps": 20}, {"width": 32})]
+        [True, False]
+        >>> elsewhere = {"presets": ("utkface-gender-race",), "overrides": ("data.source=there",)}
+        >>> fewer = elsewhere | {"overrides": ("data.limit=100",)}
+        >>> [at_goal_size("audit", settings_of("audit", **it)) for it in (elsewhere, fewer)]
         [True, False]
     """
     usual = BENCHES[name].usual
     load = replace(settings.load, steps=usual.load.steps, skip=usual.load.skip)
     often = {key: getattr(usual, key) for key in ("rounds", "blocks", "minutes", "more")}
-    return replace(settings, load=load, **often) == usual
+    named = usual.presets if set(settings.presets) <= set(presets()) else settings.presets
+    overrides = tuple(one for one in settings.overrides if not one.startswith("data.source="))
+    return replace(settings, load=load, presets=named, overrides=overrides, **often) == usual
 
 
 def _check(name: str, settings: Settings) -> None:
