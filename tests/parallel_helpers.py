@@ -1,6 +1,8 @@
 """What the tests of the parallel executors share: a training of a small network in two to four blocks."""
 
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -56,3 +58,20 @@ def assert_equal(found, wanted, at=""):
         assert torch.equal(found, wanted), at
     else:
         assert found == wanted, at
+
+
+def assert_ended_with(parent, children):
+    """Kill the parent; its children, by their process ids, end within a minute."""
+    parent.kill()
+    parent.join()
+    deadline = time.monotonic() + 60
+    while any(_running(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(_running(pid) for pid in children)
+
+
+def _running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

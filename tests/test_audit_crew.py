@@ -1,8 +1,10 @@
 """Attackers side by side find what they find in turn."""
 
 import dataclasses
+import multiprocessing
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,9 +66,21 @@ def forked(monkeypatch):
     ],
 )
 def test_work_is_shared_out_where_that_is_faster(seconds, threads, workers):
-    torch.set_num_threads(threads)
-    assert crew.workers_for(seconds, torch.device("cpu")) == workers
-    assert crew.workers_for(seconds, torch.device("cuda")) == 1
+    assert crew.workers_for(seconds, threads) == workers
+
+
+@pytest.mark.parametrize("case", ["one thread", "a GPU", "another system", "a daemon"])
+def test_where_nothing_can_be_shared_out_nobody_is_asked_what_it_takes(case, monkeypatch):
+    def seconds():
+        raise AssertionError
+
+    torch.set_num_threads(1 if case == "one thread" else 2)
+    if case == "another system":
+        monkeypatch.setattr(crew.sys, "platform", "darwin")
+    if case == "a daemon":  # a worker of multiprocessing.Pool
+        monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    device = torch.device("cuda" if case == "a GPU" else "cpu")
+    assert crew.in_turn_or_beside([os.getpid] * 2, seconds, device) == [os.getpid()] * 2
 
 
 def test_attackers_side_by_side_find_the_same(released, forked):
@@ -119,17 +133,20 @@ def test_a_killed_attacker_ends_the_audit(released, forked, monkeypatch):
         run_suite(released, column(2), settings(), "the model")
 
 
-def test_a_whole_audit_side_by_side_says_what_it_says_in_turn(monkeypatch):
+def test_a_whole_audit_side_by_side_says_what_it_says_in_turn(forked, monkeypatch):
     """Attackers, and probes of people and layers."""
     found = {}
     for workers in (1, 2):
-        monkeypatch.setattr(crew, "workers_for", lambda seconds, device, most=workers: min(most, len(seconds)))
+        # As many processes as there are threads, which are one for all that is computed here.
+        monkeypatch.setattr(crew, "torch", SimpleNamespace(get_num_threads=lambda workers=workers: workers))
+        monkeypatch.setattr(crew, "workers_for", lambda seconds, threads: threads)
         config = AuditConfig(
             attackers=("mlp-small", "knn"), epochs=1, resamples=50, reconstruction=False,
             beyond=("training_people",), layers=("0", "3"),
         )  # fmt: skip
         result = audit(network(1), dataset(), "3", original=network(0), config=config, progress=False)
         found[workers] = timeless(result.to_dict())
+    assert [len(order) for order, *_ in forked] == [2, 2, 4, 7]  # attackers of either model; training people; layers
     assert found[1] == found[2]
     assert found[1]["layers"]
     assert found[1]["training_people"]

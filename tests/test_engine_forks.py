@@ -4,13 +4,14 @@ import multiprocessing
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
+from efface.engine import forks
 from efface.engine.forks import side_by_side
 from efface.errors import DataError, TrainingError
+from parallel_helpers import assert_ended_with
 
 
 def test_answers_come_from_other_processes_with_what_this_one_had():
@@ -65,6 +66,14 @@ def test_a_killed_child_ends_all():
     assert multiprocessing.active_children() == []
 
 
+def test_a_child_that_dies_before_it_is_asked_ends_all(monkeypatch):
+    """Its end of the pipe is closed with a number in it that nobody read."""
+    monkeypatch.setattr(forks, "compute", lambda work, lifeline: (time.sleep(0.3), os._exit(3)))
+    with pytest.raises(TrainingError, match=r"ended with exit code 3\.$"):
+        list(side_by_side(lambda number: number, [0, 1], workers=2, threads=1))
+    assert multiprocessing.active_children() == []
+
+
 def test_children_end_with_their_parent(tmp_path):
     def work(number):
         (tmp_path / f"{os.getpid()}.pid").touch()
@@ -79,11 +88,7 @@ def test_children_end_with_their_parent(tmp_path):
         time.sleep(0.02)
     children = [path.stem for path in tmp_path.iterdir()]
     assert len(children) == 2
-    parent.kill()
-    parent.join()
-    while any(running(pid) for pid in children) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not any(running(pid) for pid in children)
+    assert_ended_with(parent, children)
 
 
 def test_who_stops_listening_leaves_nobody():
@@ -91,10 +96,3 @@ def test_who_stops_listening_leaves_nobody():
     next(answers)
     answers.close()
     assert multiprocessing.active_children() == []
-
-
-def running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False

@@ -32,7 +32,7 @@ from efface.engine.parallel.ring import Ring
 from efface.errors import DataError, TrainingError
 from efface.models import split
 from efface.objectives import ClassifierObjective, Terms
-from parallel_helpers import FAST, assert_equal, few, train
+from parallel_helpers import FAST, assert_ended_with, assert_equal, few, train
 
 
 def log_of(folder):
@@ -171,18 +171,7 @@ def test_children_end_when_their_parent_is_killed(net, faces, tmp_path):
         time.sleep(0.02)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 3
-    process.kill()
-    process.join()
-    while any(running(pid) for pid in children) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not any(running(pid) for pid in children)
-
-
-def running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    assert_ended_with(process, children)
 
 
 def test_an_error_in_a_worker_is_the_run_s_error(net, faces, tmp_path):

@@ -1,12 +1,14 @@
 """Work of an audit side by side: in forked processes of fewer threads each, where that is faster than in turn.
 
-Most attackers are small: a second thread helps them little, and another attacker a lot. They know nothing of each
-other, so nothing else changes; what they find is what they find with as few threads.
+Two threads on one attacker bring less than twice the speed, and two attackers share nothing that they would wait for
+(figures: docs/scaling.md). They know nothing of each other, so nothing else changes; what they find is what they find
+with as few threads.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -36,62 +38,71 @@ def fit_each(
         arena: What they learn from.
         settings: How.
     """
-    epochs = settings.config.epochs
-    seconds = [
-        settings.seeds * one.seconds(len(arena.train), arena.train.shape, arena.train.classes, epochs)
-        for one in attackers
-    ]
-    if workers_for(seconds, settings.device) > 1:
+    epochs, train = settings.config.epochs, arena.train
+
+    def seconds() -> list[float]:
+        return [settings.seeds * one.seconds(len(train), train.shape, train.classes, epochs) for one in attackers]
+
+    def prepare() -> None:
         for one in attackers:
-            one.prepare(arena.train, [arena.validation, arena.audited])
+            one.prepare(train, [arena.validation, arena.audited])
 
     def tell(number: int) -> None:
         settings.tick(f"{attackers[number].name} has read {arena.of}", epochs * settings.seeds)
 
-    return in_turn_or_beside([partial(work, one) for one in attackers], seconds, settings.device, tell)
+    return in_turn_or_beside([partial(work, one) for one in attackers], seconds, settings.device, tell, prepare)
 
 
 def in_turn_or_beside(
     tasks: Sequence[Callable[[], Found]],
-    seconds: Sequence[float],
+    seconds: Callable[[], Sequence[float]],
     device: torch.device,
     tell: Callable[[int], None] = lambda _: None,
+    prepare: Callable[[], None] = lambda: None,
 ) -> list[Found]:
     """Return what each task returns, in their order.
 
     Args:
         tasks: They know nothing of each other. What they change may be lost.
-        seconds: That each takes on one core; NaN: not known, and nothing is forked.
+        seconds: Returns what each takes on one core; NaN: not known, and nothing is forked. Asked only if it matters.
         device: Where they compute; only a CPU is shared out.
         tell: Hears the number of a task that another process has done: its progress was shown to nobody.
+        prepare: Called before processes are forked.
 
     Raises:
         EffaceError: A task's own, or a process ended without an answer.
     """
-    workers = workers_for(seconds, device)
+    threads = torch.get_num_threads()
+    # Elsewhere than on Linux, system libraries may not survive a fork.
+    alone = threads < 2 or len(tasks) < 2 or device.type != "cpu" or sys.platform != "linux" or not can_fork()
+    each = [] if alone else seconds()
+    workers = workers_for(each, threads)
     if workers == 1:
         return [task() for task in tasks]
-    longest_first = sorted(range(len(tasks)), key=lambda number: -seconds[number])
+    prepare()
+    longest_first = sorted(range(len(tasks)), key=lambda number: -each[number])
     found = dict[int, Found]()
-    each = max(1, torch.get_num_threads() // workers)
-    for number, answer in side_by_side(lambda number: tasks[number](), longest_first, workers, each):
+    for number, answer in side_by_side(lambda number: tasks[number](), longest_first, workers, threads // workers):
         tell(number)
         found[number] = answer
     return [found[number] for number in range(len(tasks))]
 
 
-def workers_for(seconds: Sequence[float], device: torch.device) -> int:
+def workers_for(seconds: Sequence[float], threads: int) -> int:
     """Return in how many processes to do tasks; 1: in turn, in this one.
 
     In turn, n threads are taken to bring √n; side by side, one core each brings n, but no less than the longest takes.
 
     Args:
         seconds: That each takes on one core; NaN: not known, so they stay here.
-        device: Where they compute.
+        threads: Of this process.
+
+    Example:
+        >>> workers_for([10.0, 5.0, 5.0], 2), workers_for([10.0, 1.0], 2), workers_for([10.0, 5.0, 5.0, 5.0], 16)
+        (2, 1, 4)
     """
-    threads = torch.get_num_threads()
     workers, total = min(threads, len(seconds)), sum(seconds)
-    if workers < 2 or math.isnan(total) or total < WORTHWHILE or device.type != "cpu" or not can_fork():
+    if workers < 2 or math.isnan(total) or total < WORTHWHILE:
         return 1
     beside = max(max(seconds), total / workers) / math.sqrt(threads // workers)
     return workers if beside < total / math.sqrt(threads) else 1

@@ -252,7 +252,9 @@ def layer_map(
     then = {layer: one for layer, one in (original or {}).items() if not (layer == INPUT and layer in sets)}
     asked += [(one, f"{layer} of the original") for layer, one in then.items()]
     people = len(next(iter(sets.values())).labels["train"][column.name])
-    seconds = probing.seconds(people, COMPONENTS, column.n_classes)
+
+    def seconds() -> float:
+        return probing.seconds(people, COMPONENTS, column.n_classes)
 
     def one(features: FeatureSet, of: str) -> Reading:
         return read(condense(features), column, probing, of)

@@ -150,8 +150,9 @@ def compare_training_people(
         partial(read_views, fewer, validation, audited, probing, f"{name}, learned from as few of them,"),
         *_of_unseen(features, column, replace(probing, people=number), folds),
     ]
-    seconds = probing.seconds(len(train), features.shape[0], column.n_classes)
-    own, matched, *parts = read_each(tasks, seconds, probing)
+    own, matched, *parts = read_each(
+        tasks, lambda: probing.seconds(len(train), features.shape[0], column.n_classes), probing
+    )
     unseen = joined(parts)
     how = probing.how
     gap = unseen.correct.astype(float) - matched.correct

@@ -171,16 +171,16 @@ def read_many(
     return [_reading(found, one[probing.split]) for found, one in zip(fits, views, strict=True)]
 
 
-def read_each(tasks: Sequence[Callable[[], Reading]], seconds: float, probing: Probing) -> list[Reading]:
+def read_each(tasks: Sequence[Callable[[], Reading]], seconds: Callable[[], float], probing: Probing) -> list[Reading]:
     """Return readings that know nothing of each other; side by side where that is faster.
 
     Args:
         tasks: Each makes one reading.
-        seconds: That one takes on one core.
+        seconds: Returns what one takes on one core.
         probing: Who probes.
     """
     tell: Callable[[int], None] = lambda _: probing.tick("probes side by side", probing.steps)  # noqa: E731
-    return in_turn_or_beside(tasks, [seconds] * len(tasks), probing.device, tell)
+    return in_turn_or_beside(tasks, lambda: [seconds()] * len(tasks), probing.device, tell)
 
 
 def _varied(train: FeatureView, what: str) -> FeatureView:

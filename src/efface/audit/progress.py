@@ -32,9 +32,8 @@ class Bars:
         task, home = self.progress.add_task(title, total=total), os.getpid()  # type: ignore[attr-defined]
 
         def advance(doing: str, steps: int) -> None:
-            if (
-                os.getpid() != home
-            ):  # a fork: nobody sees its copy of the bar, of which another thread may hold the lock
+            # A fork's bar is a copy that nobody sees, and whose lock another thread of the parent may have held.
+            if os.getpid() != home:
                 return
             self.progress.update(task, description=doing, advance=steps)  # type: ignore[union-attr]
 

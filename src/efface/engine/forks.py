@@ -62,15 +62,15 @@ class Failure:
         Args:
             words: Puts the text of any other error into one.
         """
-        ours = self.kind is not None and issubclass(self.kind, EffaceError)
-        found = self.kind(self.text) if self.kind is not None and ours else words(self.text)
+        kind = self.kind if self.kind is not None and issubclass(self.kind, EffaceError) else words
+        found = kind(self.text)
         found.__cause__ = RuntimeError(self.trace)
         return found
 
 
 def can_fork() -> bool:
-    """Return whether this system forks processes."""
-    return "fork" in multiprocessing.get_all_start_methods()
+    """Return whether this process may fork others: daemons of ``multiprocessing``, such as a pool's, may not."""
+    return "fork" in multiprocessing.get_all_start_methods() and not multiprocessing.current_process().daemon
 
 
 def fork(context: ForkContext, target: Callable[..., None], args: tuple[Any, ...], name: str) -> ForkProcess:
@@ -129,16 +129,12 @@ def side_by_side(
     """
     waiting = list(order)
     with _team(work, min(workers, len(waiting)), threads) as team:
-        busy = {}
-        for connection in team:
-            busy[connection] = waiting.pop(0)
-            connection.send(busy[connection])
+        busy = {connection: _begin(connection, team[connection], waiting.pop(0)) for connection in team}
         while busy:
             for connection in [one for one in wait(list(busy)) if isinstance(one, Connection)]:
                 number, answer = busy.pop(connection), _answer(connection, team[connection])
                 if waiting:
-                    busy[connection] = waiting.pop(0)
-                    connection.send(busy[connection])
+                    busy[connection] = _begin(connection, team[connection], waiting.pop(0))
                 yield number, answer
 
 
@@ -187,16 +183,32 @@ def _serve(
     compute(answer, lifeline)
 
 
+def _begin(connection: Connection, process: ForkProcess, number: int) -> int:
+    """Give a child a number, and return it."""
+    with _alive(process):
+        connection.send(number)
+    return number
+
+
 def _answer(connection: Connection, process: ForkProcess) -> Any:
-    try:
-        found = pickle.loads(connection.recv_bytes())
-    except EOFError:
-        how, short = how_it_ended(process)
-        hint = " Was memory short? With one thread (`engine.threads=1`) they work in turn." if short else ""
-        raise TrainingError(f"One of the processes that work side by side {how}.{hint}") from None
+    """Return what a child has sent."""
+    with _alive(process):
+        said = connection.recv_bytes()
+    found = pickle.loads(said)
     if isinstance(found, Failure):
         raise found.error(RuntimeError)
     return found
+
+
+@contextmanager
+def _alive(process: ForkProcess) -> Iterator[None]:
+    """Tell a connection that broke as the death of the child at its other end."""
+    try:
+        yield
+    except (EOFError, OSError):
+        how, short = how_it_ended(process)
+        hint = " Was memory short? With one thread (`engine.threads=1`) they work in turn." if short else ""
+        raise TrainingError(f"One of the processes that work side by side {how}.{hint}") from None
 
 
 __all__ = ["Failure", "can_fork", "compute", "fork", "how_it_ended", "side_by_side"]

@@ -39,7 +39,8 @@ def run(training: Training) -> None:
         ConfigError: This system can't fork.
     """
     if not can_fork():
-        raise ConfigError("`engine.schedule=local_parallel` needs a system that can fork, such as Linux. Try `local`.")
+        needs = "a system that can fork, such as Linux, and a process that is no daemon of multiprocessing's"
+        raise ConfigError(f"`engine.schedule=local_parallel` needs {needs}. Try `local`.")
     if training.ledger.step == training.ledger.plan.steps:
         return
     with _Team(training) as team, training.ledger.bar() as bar:
