@@ -15,6 +15,7 @@ from efface.engine.job import Evaluate, History, Job
 from efface.engine.ledger import Ledger
 from efface.engine.parallel import executor
 from efface.engine.seeds import derive
+from efface.engine.shortcuts import shortcuts_first
 from efface.engine.stages import Part, Stage
 from efface.engine.training import Training
 
@@ -59,7 +60,7 @@ def fit(
     if config.threads is None and ledger.threads is not None:
         torch.set_num_threads(ledger.threads)
     modules = [module for part in parts for module in (part.block, part.objective, part.adversary)]
-    with small_maps_as_products(*modules):
+    with small_maps_as_products(*modules), shortcuts_first(*modules):
         executor(config, fabric, len(parts))(Training(fabric, stages, batches, ledger, config, job, evaluate))
     return ledger.history()
 

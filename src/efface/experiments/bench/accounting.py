@@ -19,6 +19,7 @@ from efface.data.batches import Batch
 from efface.engine import Part
 from efface.engine.devices import make_fabric
 from efface.engine.schedules import SCHEDULES
+from efface.engine.shortcuts import shortcuts_first
 from efface.engine.stages import Stage
 from efface.experiments.bench.workload import CLASSES, Load
 
@@ -45,14 +46,15 @@ def tracked_peak(parts: Sequence[Part], load: Load, schedule: str) -> dict[str, 
         for part in parts:
             _make_fake(part.block, part.objective)
         stages = [Stage(part, fabric, config) for part in parts]
+        modules = [module for stage in stages for module in stage.modules]
         tracker, batch = MemTracker(), _batch(load)
         tracker.track_external(
-            *(module for stage in stages for module in stage.modules),
+            *modules,
             *(optimizer for stage in stages for optimizer in stage.optimizers()),
             batch.pixels,
             batch.target,
         )
-        with tracker:
+        with tracker, shortcuts_first(*modules):
             for step in range(2):  # the optimisers' states exist from the second on
                 images = torch.zeros(batch.pixels.shape).to(memory_format=torch.channels_last)
                 SCHEDULES[schedule](fabric, stages, replace(batch, images=images), 0.5)

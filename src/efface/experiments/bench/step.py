@@ -20,6 +20,7 @@ from efface.data.dataset import AttributeDataset
 from efface.engine.convolutions import small_maps_as_products
 from efface.engine.devices import make_fabric
 from efface.engine.schedules import block_step
+from efface.engine.shortcuts import shortcuts_first
 from efface.engine.stages import Stage
 from efface.engine.threads import cores_of_this_process
 from efface.experiments.bench.machine import matmul_rate
@@ -125,7 +126,8 @@ def block_seconds(load: Load, data: AttributeDataset) -> list[float]:
         for module in stage.modules:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     times: list[list[float]] = [[] for _ in stages]
-    with small_maps_as_products(*(module for stage in stages for module in stage.modules)):
+    modules = [module for stage in stages for module in stage.modules]
+    with small_maps_as_products(*modules), shortcuts_first(*modules):
         for number, batch in enumerate(Batches(data, "train", load.batch).epoch(0)):
             signal = batch.images
             for index, stage in enumerate(stages):
