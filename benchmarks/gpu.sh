@@ -3,7 +3,7 @@
 # that is left, unlearning CIFAR-10's class.
 #
 #   benchmarks/gpu.sh [FOLDER]              default: benchmarks/results/gpu
-#   CIFAR10=DIR benchmarks/gpu.sh           DIR has the parquet files, whole, or cut by `split -b 60m FILE FILE.part-`
+#   CIFAR10=DIR benchmarks/gpu.sh           DIR has the parquet files, whole, or cut by `split -b 60MB FILE FILE.part-`
 #   SMOKE=1 benchmarks/gpu.sh DIR           tiny, on whatever is there
 #   SITE=DIR benchmarks/gpu.sh              packages that the machine lacks, from `pip install --no-deps --target DIR ...`
 #

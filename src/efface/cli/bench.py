@@ -35,7 +35,7 @@ def bench(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing meanwhile.")] = False,
 ) -> None:
-    """Measure on this machine: variants alternate in one run, and other work is watched; write JSON and Markdown.
+    """Measure on this machine: variants by turns in one run, other work watched; write JSON and Markdown.
 
     Examples:
       efface bench step --out step.json
