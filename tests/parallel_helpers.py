@@ -20,7 +20,7 @@ CODED = MethodConfig.model_validate(
         "head_width": 16,
         "decoder_width": 16,
         "heads": ("conv",),
-        "code": {"levels": (2, 3), "soften": 0.5},
+        "code": {"levels": (2, 3), "soften": 0.5, "target_table": 1, "kept_table": 1},
     }
 )
 METHODS = {2: WITH_RIDGE, 3: CODED, 4: SMALL}

@@ -8,9 +8,11 @@ from efface.config import CodeConfig, MethodConfig
 from efface.data.batches import Batches
 from efface.heads.quantiser import Quantiser
 from efface.information.hsic import normalised_hsic
+from efface.methods import find_method
 from efface.methods.detachment import attribute_priors
-from efface.objectives import RemovalHeads
-from efface.objectives.codes import PSEUDO, CodeHeads
+from efface.methods.penalised import Site
+from efface.objectives import DetachmentObjective, RemovalHeads
+from efface.objectives.codes import PSEUDO, CodedObjective, CodeHeads
 
 SHAPE, LEVELS = (8, 8, 8), (2, 3)
 CODES = 6
@@ -137,3 +139,114 @@ def test_the_table_is_charged_by_its_weight_beside_the_trained_heads(faces, batc
     )
     quantiser.latest = None  # as in evaluation, where the layer notes nothing
     assert heads.penalty(features, batch)[name].item() == pytest.approx(alone[name].item(), rel=1e-6)
+
+
+def answering(faces, weight=1.0, decay=0.9):
+    """The loss with a table of the target."""
+    heads, quantiser = table(faces)
+    config = heads.config.model_copy(update={"input_weight": 0.0, "code": CodeConfig(target_table=weight)})
+    arguments = SHAPE, faces.image_shape, faces.schema, heads, config
+    return CodedObjective(quantiser, *arguments, decay=decay).train(), quantiser
+
+
+def tabled(objective, assignment, labels):
+    return objective._table_loss("answers", objective.target_prior, assignment, labels)
+
+
+def test_the_target_is_priced_by_what_was_counted_before_it(faces, batch):
+    objective, _ = answering(faces)
+    y = batch.target
+    prior = objective.target_prior.numpy()
+    counts = np.zeros((CODES, len(prior)))
+    for turn in range(3):
+        codes = torch.randint(0, CODES, y.shape, generator=torch.Generator().manual_seed(turn))
+        assignment = torch.nn.functional.one_hot(codes, CODES).float().requires_grad_()
+        loss = tabled(objective, assignment, y)
+        (gradient,) = torch.autograd.grad(loss, assignment)
+        smooth = counts + PSEUDO * prior
+        surprise = -np.log(smooth / smooth.sum(1, keepdims=True))
+        assert loss.item() == pytest.approx(surprise[codes.numpy(), y.numpy()].mean(), abs=1e-5)
+        np.testing.assert_allclose(gradient.numpy(), surprise[:, y.numpy()].T / len(y), atol=1e-6)
+        counts *= 0.9
+        np.add.at(counts, (codes.numpy(), y.numpy()), 1)
+        np.testing.assert_allclose(objective.answers.numpy(), counts, rtol=1e-5)
+    objective.eval()
+    tabled(objective, assignment, y)
+    np.testing.assert_allclose(objective.answers.numpy(), counts, rtol=1e-5)  # evaluation counts nothing
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_the_targets_table_is_charged_by_its_weight_beside_the_head(faces, batch, weight):
+    objective, quantiser = answering(faces, weight)
+    features = torch.randn(128, *SHAPE)
+    assignment = torch.nn.functional.one_hot(batch.target, CODES).float()
+    for _ in range(3):
+        tabled(objective, assignment, 1 - batch.target)  # as wrong as can be
+    objective.eval()
+    quantiser.latest = assignment
+    by_table = tabled(objective, assignment, batch.target).item()
+    assert by_table > 1
+    alone = DetachmentObjective._target_loss(objective, features, batch, {})
+    both = objective._target_loss(features, batch, {})
+    assert both.item() == pytest.approx(alone.item() + weight * by_table, rel=1e-5)
+    quantiser.latest = None
+    assert objective._target_loss(features, batch, {}).item() == pytest.approx(alone.item(), rel=1e-6)
+
+
+def test_whoever_lies_at_the_edge_of_a_code_is_pulled_most(faces):
+    """By the table; a head that reads the rounded numbers pulls everybody of a code alike."""
+    objective, _ = answering(faces)
+    quantiser = Quantiser(shape=SHAPE, levels=(2,), width=8)
+    objective.answers = torch.tensor([[90.0, 10.0], [10.0, 90.0]])
+    position = torch.tensor([[-0.9], [-0.3], [-0.01], [0.01], [0.3], [0.9]], requires_grad=True)
+    assignment = quantiser._assignment(position, quantiser._index(position))
+    tabled(objective.eval(), assignment, torch.ones(6).long()).backward()
+    pull = (-position.grad[:, 0]).tolist()
+    assert min(pull) > 0  # on both sides of the edge, towards the code of class 1
+    assert pull[2] == pytest.approx(pull[3], rel=0.01)
+    assert pull[3] > 1.2 * pull[4] > 1.2 * pull[5]
+    position.grad = None
+    head = torch.nn.Linear(1, 2)
+    centre = quantiser._centre(quantiser._index(position))
+    released = position + (centre - position).detach()
+    torch.nn.functional.cross_entropy(head(released), torch.ones(6).long()).backward()
+    by_head = position.grad[:, 0].tolist()
+    assert by_head[3] == pytest.approx(by_head[5]) != 0
+
+
+def test_kept_columns_have_tables_of_their_own_and_people_without_a_label_are_left_out(faces):
+    column = faces.schema.others[0].name
+    data = faces.preserving((column,))
+    heads, quantiser = table(data)
+    code = CodeConfig(kept_table=2)
+    config = heads.config.model_copy(update={"input_weight": 0.0, "code": code, "preserve": (column,)})
+    objective = CodedObjective(quantiser, SHAPE, data.image_shape, data.schema, heads, config).train()
+    labels = torch.from_numpy(data.labels[column][data.rows("train")[:128]]).long()
+    known, features = torch.arange(128) % 3 > 0, torch.randn(128, *SHAPE)
+    hidden = torch.where(known, labels, -1)
+    codes = torch.randint(0, CODES, labels.shape, generator=torch.Generator().manual_seed(0))
+    quantiser.latest = torch.nn.functional.one_hot(codes, CODES).float()
+    first = objective._kept_loss(0, features, hidden)
+    alone = DetachmentObjective._kept_loss(objective, 0, features, hidden)
+    classes = data.schema.preserved[0].n_classes
+    assert (first - alone).item() == pytest.approx(2 * np.log(classes), rel=1e-5)  # nothing is counted yet
+    counts = np.zeros((CODES, classes))
+    np.add.at(counts, (codes[known].numpy(), labels[known].numpy()), 1)
+    np.testing.assert_array_equal(objective.answers0.numpy(), counts)
+    smooth = counts + PSEUDO / classes
+    surprise = -np.log(smooth / smooth.sum(1, keepdims=True))[codes[known].numpy(), labels[known].numpy()]
+    second = objective._kept_loss(0, features, hidden)
+    assert (second - alone).item() == pytest.approx(2 * surprise.mean(), rel=1e-4)
+    assert not objective.answers.any()  # of the target nothing was asked
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_only_who_asks_for_it_has_a_table_of_the_target(faces, weight):
+    heads, quantiser = table(faces)
+    config = heads.config.model_copy(update={"code": CodeConfig(target_table=weight)})
+    priors = attribute_priors(faces, config)
+    crew = find_method("quantised").place(Site(SHAPE, faces, priors, config, quantiser))
+    assert ("answers" in crew.objective.state_dict()) == (type(crew.objective) is CodedObjective) == (weight > 0)
+    assert isinstance(crew.adversary, CodeHeads)
+    elsewhere = find_method("quantised").place(Site(SHAPE, faces, priors, config))
+    assert type(elsewhere.objective) is DetachmentObjective

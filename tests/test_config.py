@@ -205,3 +205,4 @@ def test_few_codes_are_softened_and_runs_of_before_keep_their_fingerprints():
     assert marked() == marked(soften=0) != marked(soften=0.3)
     assert marked(levels=(3,)) == marked(levels=(3,), soften=0.3) != marked(levels=(3,), soften=0)
     assert marked(levels=(2, 2)) == marked(levels=(2, 2), soften=0)
+    assert marked() == marked(target_table=0) != marked(target_table=1) != marked(kept_table=1) != marked()

@@ -117,7 +117,7 @@ EVERY = {"heads": ("conv", "pooled", "grid", "ridge")}
         ("detachment", EVERY | {"removal": "reversal", "keep": "features"}),
         ("detachment", EVERY | {"removal": "vclub", "variant": "paper"}),
         ("narrow", EVERY | {"narrow": NarrowConfig(channels=4)}),
-        ("quantised", {"heads": ("conv",), "code": CodeConfig(soften=0.5)}),
+        ("quantised", {"heads": ("conv",), "code": CodeConfig(soften=0.5, target_table=1, kept_table=1)}),
         ("adversarial", {"heads": ("conv",)}),
         ("maxent", {"heads": ("conv",)}),
         ("learning_not_to_learn", {"heads": ("conv",)}),

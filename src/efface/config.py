@@ -141,6 +141,8 @@ class CodeConfig(Section):
     levels: tuple[int, ...] = Field((2, 2, 2, 2, 2, 2), description="levels of each number; their product is M")
     width: Positive = Field(64, description="channels of the network that reads the features")
     table_weight: Weight = Field(1.0, description="on what the counted table of codes tells of z, beside the heads")
+    target_table: Weight = Field(0.0, description="on what such a table tells of the target, beside the target head")
+    kept_table: Weight = Field(0.0, description="on what such tables tell of kept columns, beside their heads")
     soften: float | None = Field(
         None,
         ge=0,
@@ -362,7 +364,14 @@ class Config(Section):
                 relevant["method"].pop(name)
         method = relevant["method"]
         method["code"]["soften"] = self.method.code.softened
-        for name, section in (("head_average", method), ("noise", method["narrow"]), ("soften", method["code"])):
+        later = {
+            "head_average": method,
+            "noise": method["narrow"],
+            "soften": method["code"],
+            "target_table": method["code"],
+            "kept_table": method["code"],
+        }
+        for name, section in later.items():
             if not section[name]:
                 section.pop(name)
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]

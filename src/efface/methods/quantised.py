@@ -16,7 +16,7 @@ from efface.heads.quantiser import Quantiser, check_levels
 from efface.methods.layers import insert, ordered
 from efface.methods.penalised import Crew, PenalisedMethod, Site, trained_kinds
 from efface.objectives import DetachmentObjective, RemovalHeads
-from efface.objectives.codes import CodeHeads
+from efface.objectives.codes import CodedObjective, CodeHeads
 
 
 class Quantised(PenalisedMethod):
@@ -62,10 +62,12 @@ class Quantised(PenalisedMethod):
 
     def place(self, site: Site) -> Crew:
         """Return the detachment loss with heads, and with the table where the code is."""
-        if isinstance(site.layer, Quantiser):
-            heads: RemovalHeads = CodeHeads(site.layer, site.shape, site.priors, site.config)
-        else:
+        given = site.shape, site.data.image_shape, site.data.schema
+        if not isinstance(site.layer, Quantiser):
             heads = RemovalHeads(site.shape, site.priors, site.config)
-        shapes = site.shape, site.data.image_shape
-        objective = DetachmentObjective(*shapes, site.data.schema, heads, site.config, site.before)
-        return Crew(objective, heads, heads)
+            return Crew(DetachmentObjective(*given, heads, site.config, site.before), heads, heads)
+        coded = CodeHeads(site.layer, site.shape, site.priors, site.config)
+        rest = coded, site.config, site.before
+        if site.config.code.target_table or site.config.code.kept_table:
+            return Crew(CodedObjective(site.layer, *given, *rest), coded, coded)
+        return Crew(DetachmentObjective(*given, *rest), coded, coded)

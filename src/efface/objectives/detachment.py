@@ -28,7 +28,7 @@ from efface.information import (
 from efface.objectives.keeping import build_keeping
 from efface.objectives.removal import RemovalHeads
 from efface.objectives.terms import Terms
-from efface.shapes import Features, Progress, Scalar, warmed
+from efface.shapes import Features, Labels, Progress, Scalar, warmed
 
 
 def weighed(weight: Progress, loss: Scalar) -> Scalar:
@@ -68,6 +68,7 @@ class DetachmentObjective(nn.Module):
         self.keeping = build_keeping(feature_shape, image_shape, config, given, before)
         self.target_head = build_head("conv", feature_shape, schema.target.n_classes, config.head_width)
         self.preserved = tuple(column.name for column in schema.preserved)
+        self.preserved_classes = tuple(column.n_classes for column in schema.preserved)
         self.preserving_heads = nn.ModuleList(
             build_head("conv", feature_shape, column.n_classes, config.head_width) for column in schema.preserved
         )
@@ -83,8 +84,8 @@ class DetachmentObjective(nn.Module):
         metrics: dict[str, Tensor] = {}
         total = self.config.target_weight * self._target_loss(features, batch, metrics)
         entropies = self.get_buffer("preserved_entropies")
-        for name, head, entropy in zip(self.preserved, self.preserving_heads, entropies, strict=True):
-            loss = cross_entropy_rate(head(features)[0], batch.attributes[name]) / entropy
+        for number, (name, entropy) in enumerate(zip(self.preserved, entropies, strict=True)):
+            loss = self._kept_loss(number, features, batch.attributes[name]) / entropy
             metrics[f"loss/preserve/{name}"] = loss.detach()
             total = total + self.config.preserve_weight * loss
         if self.keeping is not None:
@@ -110,6 +111,10 @@ class DetachmentObjective(nn.Module):
         if self.config.training in ("contrastive", "contrastive_target"):
             loss = loss + supervised_contrastive_loss(projection, batch.target, self.config.temperature)
         return loss
+
+    def _kept_loss(self, number: int, features: Features, labels: Labels) -> Scalar:
+        """−I(h;c) up to H(c) of a column to preserve, by its head."""
+        return cross_entropy_rate(self.preserving_heads[number](features)[0], labels)
 
 
 class ClassifierObjective(nn.Module):
