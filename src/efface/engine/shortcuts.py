@@ -2,7 +2,7 @@
 
 Autograd goes backward in the opposite order of the calls. timm and torchvision call a shortcut's convolution last, so
 its gradients come first, while everything that the main path keeps still waits. Called first, it comes last, when the
-main path is freed: of a ResNet-34 in two blocks that is 1.7 % of the peak (docs/scaling.md).
+main path is freed: of a ResNet-34 in two blocks that is 1.7 % of the peak, of a ResNet-50 2.8 % (docs/scaling.md).
 """
 
 from __future__ import annotations
