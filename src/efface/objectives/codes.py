@@ -98,11 +98,10 @@ class CodedObjective(DetachmentObjective):
         arguments: Those of `DetachmentObjective`; of its ``config``, ``code.target_table`` and ``code.kept_table`` are
             the weights of the tables beside the heads.
         decay: Share of the counts that a batch leaves.
-        options: Those of `DetachmentObjective`.
     """
 
-    def __init__(self, quantiser: Quantiser, *arguments: Any, decay: float = DECAY, **options: Any):
-        super().__init__(*arguments, **options)
+    def __init__(self, quantiser: Quantiser, *arguments: Any, decay: float = DECAY):
+        super().__init__(*arguments)
         # In a tuple the quantiser stays the block's.
         self._quantiser = (quantiser,)
         self.decay = decay
